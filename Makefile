@@ -1,0 +1,45 @@
+# `make demo` and `make test` need nothing but Python 3.11 to 3.13 and a package index.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+DEMO_DIR ?= demo
+
+.PHONY: demo test lint format lock clean
+
+demo: $(VENV)/.runtime
+	$(BIN)/python -m eval demo --workdir $(DEMO_DIR)
+
+test: lint
+	$(BIN)/python -m pytest tests
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+$(VENV)/.runtime: requirements.lock
+	$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(not (3, 11) <= v <= (3, 13) and "Python 3.11, 3.12 or 3.13 is needed, found %d.%d: make PYTHON=python3.12" % v)'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	touch $@
+
+$(VENV)/.test: requirements-test.lock $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.lock
+	touch $@
+
+# The locks hold for every supported Python (markers choose); `setup.py` holds the ranges.
+lock:
+	$(PYTHON) -m venv $(VENV)-lock && $(VENV)-lock/bin/pip install --quiet uv
+	touch README.md
+	$(VENV)-lock/bin/uv pip compile --quiet --universal --no-emit-index-url --no-annotate --python-version 3.11 \
+	  --custom-compile-command 'make lock' setup.py -o requirements.lock
+	$(VENV)-lock/bin/uv pip compile --quiet --universal --no-emit-index-url --no-annotate --python-version 3.11 \
+	  --custom-compile-command 'make lock' --extra test -c requirements.lock setup.py -o requirements-test.lock
+	rm -rf $(VENV)-lock
+
+clean:
+	rm -rf $(VENV) $(DEMO_DIR) build *.egg-info

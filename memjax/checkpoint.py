@@ -1,0 +1,96 @@
+"""Saving and restoring a run's state; the only import of orbax."""
+
+import math
+from typing import Any, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+from etils import epath
+from orbax.checkpoint import checkpoint_managers as policies
+
+METRIC = "validation_bound"
+FOLDER = "checkpoints"
+NEWEST_KEPT = 3
+UNMEASURED = -math.inf
+
+T = TypeVar("T")
+
+
+class Checkpoints:
+    """The checkpoints of one workdir: the newest three, and the best by validation bound.
+
+    Saving is asynchronous: `save` returns once the state is copied, and `close` waits for the
+    disk. The workdir may be any address that etils.epath opens (a folder, `gs://bucket/run`).
+    """
+
+    def __init__(self, workdir: str, *, read_only: bool = False):
+        """Open the checkpoints of a workdir.
+
+        Args:
+            workdir: folder of the run.
+            read_only: never create, delete or clean up anything.
+        """
+        keep = policies.AnyPreservationPolicy(
+            [
+                policies.LatestN(NEWEST_KEPT),
+                policies.BestN(
+                    get_metric_fn=_validation_bound, n=1, keep_checkpoints_without_metrics=False
+                ),
+            ]
+        )
+        options = ocp.CheckpointManagerOptions(
+            best_fn=_validation_bound,
+            best_mode="max",
+            preservation_policy=keep,
+            create=not read_only,
+            read_only=read_only,
+        )
+        self._manager = ocp.CheckpointManager(epath.Path(workdir) / FOLDER, options=options)
+
+    def save(self, state: Any, step: int, validation_bound: float | None = None) -> None:
+        """Save a state, unless this step is saved already.
+
+        Args:
+            state: a pytree of arrays.
+            step: its number.
+            validation_bound: in nats, if the run has a validation split.
+        """
+        if step in self._manager.all_steps():
+            return
+        # Orbax wants metrics with every step: a step without a bound is never the best.
+        metrics = {METRIC: UNMEASURED if validation_bound is None else validation_bound}
+        self._manager.save(step, args=ocp.args.PyTreeSave(state), metrics=metrics)
+
+    def restore(self, like: T, step: int) -> T:
+        """The state of a step, with the structure, shapes and dtypes of `like`.
+
+        `like` may hold a part of what was saved: evaluation leaves the optimiser on disk.
+        """
+        # Restored to this host's first device, from where pmap sends it to all.
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), like)
+        placed = jax.tree.map(lambda _: ocp.ArrayRestoreArgs(sharding=device), abstract)
+        arguments = ocp.args.PyTreeRestore(abstract, restore_args=placed, partial_restore=True)
+        return self._manager.restore(step, args=arguments)
+
+    def steps(self) -> list[int]:
+        """The steps that are saved, in order."""
+        return sorted(self._manager.all_steps())
+
+    def latest_step(self) -> int | None:
+        """The newest step, or None."""
+        return self._manager.latest_step()
+
+    def best_step(self) -> int | None:
+        """The step with the best validation bound, or None where none was measured."""
+        bounds = {step: _validation_bound(self._manager.metrics(step)) for step in self.steps()}
+        best = max(bounds, key=lambda step: bounds[step], default=None)
+        return best if best is not None and bounds[best] > UNMEASURED else None
+
+    def close(self) -> None:
+        """Wait until everything is on disk."""
+        self._manager.close()
+
+
+def _validation_bound(metrics: dict[str, float]) -> float:
+    return metrics[METRIC]

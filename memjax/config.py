@@ -1,0 +1,236 @@
+"""An experiment as a frozen tree of dataclasses, and its JSON beside the checkpoints."""
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+import flax.linen as nn
+import tyro
+from etils import epath
+
+from memjax.errors import InputError
+
+T = TypeVar("T")
+
+FORMAT_VERSION = 1
+FILE = "config.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """The published figure that an experiment reproduces.
+
+    Attributes:
+        paper: authors and year.
+        table: where in the paper.
+        metric: a name of the results' vocabulary, `log_likelihood` in nats.
+        value: the published figure, None if there is none.
+        epochs: for how long the paper trained.
+        num_samples: with how many importance samples it evaluated.
+    """
+
+    paper: str
+    table: str
+    metric: str = "log_likelihood"
+    value: float | None = None
+    epochs: int | None = None
+    num_samples: int = 5000
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """How a data set is split and binarised.
+
+    Attributes:
+        merge_validation: train on the training and the validation split together.
+        split_order: contiguous takes the splits in file order, random permutes the examples first.
+        split_seed: of that permutation.
+        binarisation: none feeds grey levels in [0, 1], fixed draws each training pixel once,
+            every_epoch draws it anew each epoch.
+    """
+
+    merge_validation: bool = False
+    split_order: Literal["contiguous", "random"] = "contiguous"
+    split_seed: int = 0
+    binarisation: Literal["none", "fixed", "every_epoch"] = "every_epoch"
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam, its limits and its schedule; defaults are the first paper's code.
+
+    Attributes:
+        learning_rate: of the first `constant_epochs` epochs.
+        b1: decay of the first moment.
+        b2: decay of the second moment.
+        epsilon: added to the root of the second moment.
+        constant_epochs: epochs before the learning rate begins to fall.
+        decay: factor on the learning rate at every epoch after them.
+        clip_global_norm: largest norm of the whole gradient, 0 for no limit.
+        clip_element: largest magnitude of each element of the gradient, 0 for no limit.
+    """
+
+    learning_rate: float = 1e-3
+    b1: float = 0.9
+    b2: float = 0.999
+    epsilon: float = 1e-4
+    constant_epochs: int = 1000
+    decay: float = 0.998
+    clip_global_norm: float = 5.0
+    clip_element: float = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """How long and how to train.
+
+    Attributes:
+        num_epochs: passes over the training split.
+        batch_size: examples per step, over all devices.
+        precision: of matrix products, on every backend: float32, tensorfloat32, or bfloat16
+            operands with float32 sums.
+        save_every: epochs between checkpoints (and validation bounds, where there is a
+            validation split).
+        log_every: epochs between lines of metrics.jsonl and images in TensorBoard.
+        validation_samples: importance samples of the validation bound.
+        call_seconds: the longest that one call to the devices may take, so that signals are
+            answered soon.
+    """
+
+    num_epochs: int = 3000
+    batch_size: int = 100
+    precision: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
+    save_every: int = 10
+    log_every: int = 1
+    validation_samples: int = 5
+    call_seconds: float = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """A model, an objective, a data set and a schedule: what one run is.
+
+    Attributes:
+        name: of the experiment.
+        reference: the published figure it reproduces.
+        dataset: a data set's name, or the path of an .npz of your own (arrays `images`, uint8
+            [N, H, W] or [N, H, W, C], and optionally `labels`).
+        seed: from which initialisation, noise, shuffling and binarisation follow.
+        model: the generative model.
+        objective: what is maximised.
+        data: splits and binarisation.
+        optimizer: Adam and its schedule.
+        train: epochs, batch, precision, checkpoints.
+    """
+
+    name: Annotated[str, tyro.conf.Suppress]
+    reference: Annotated[Reference, tyro.conf.Suppress]
+    # A linen module and an Objective: Any, so that the command line reads the fields of the value.
+    model: Any
+    objective: Any
+    dataset: str = "mnist"
+    seed: int = 0
+    data: DataConfig = DataConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+
+
+# What may differ between a run and its continuation.
+MAY_CHANGE = frozenset(
+    f"train.{name}"
+    for name in ("num_epochs", "save_every", "log_every", "validation_samples", "call_seconds")
+)
+# Of a model: linen's own fields, and those that the training step sets.
+_NOT_THE_MODELS = frozenset({"parent", "name", "batch_axes", "precision"})
+
+
+def fields_of(node: Any) -> dict[str, Any]:
+    """A dataclass as nested dictionaries of JSON values, without linen's own fields."""
+    hidden = _NOT_THE_MODELS if isinstance(node, nn.Module) else {"reference"}
+    fields = {}
+    for field in dataclasses.fields(node):
+        if field.name not in hidden:
+            value = getattr(node, field.name)
+            fields[field.name] = fields_of(value) if dataclasses.is_dataclass(value) else value
+    return fields
+
+
+def with_fields(node: T, fields: Mapping[str, Any], path: str = "") -> T:
+    """A dataclass with some of its fields replaced by JSON values, the inverse of `fields_of`.
+
+    Raises:
+        InputError: a field that the dataclass does not have, or of the wrong kind.
+    """
+    changes = {}
+    for name, value in fields.items():
+        where = f"{path}{name}"
+        if not hasattr(node, name):
+            raise InputError(
+                f"{where}: unknown field, expected one of {', '.join(fields_of(node))}"
+            )
+        old = getattr(node, name)
+        if dataclasses.is_dataclass(old):
+            if not isinstance(value, Mapping):
+                raise InputError(f"{where}: found {value!r}, expected an object")
+            changes[name] = with_fields(old, value, f"{where}.")
+        else:
+            changes[name] = tuple(value) if isinstance(value, list) else value
+    return dataclasses.replace(node, **changes)
+
+
+def flatten(fields: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Nested dictionaries as `{"model.slots": [70, 30], ...}`."""
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{path}{name}.")
+        else:
+            flat[f"{path}{name}"] = value
+    return flat
+
+
+def save(experiment: Experiment, workdir: str) -> None:
+    """Write the experiment's fields to `config.json` in the workdir."""
+    document = {"format_version": FORMAT_VERSION, "fields": fields_of(experiment)}
+    (epath.Path(workdir) / FILE).write_text(json.dumps(document, indent=2) + "\n")
+
+
+def load_fields(workdir: str) -> dict[str, Any]:
+    """The fields that `save` wrote.
+
+    Raises:
+        InputError: no config.json, not JSON, or of another format version.
+    """
+    path = epath.Path(workdir) / FILE
+    if not path.exists():
+        raise InputError(f"{path}: not found, expected the workdir of a training run")
+    try:
+        document = json.loads(path.read_text())
+        version, fields = document["format_version"], document["fields"]
+        if not isinstance(fields["name"], str):
+            raise TypeError
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: expected a memjax configuration in JSON") from error
+    if version != FORMAT_VERSION:
+        raise InputError(
+            f"{path}: found format version {version}, this memjax reads {FORMAT_VERSION}"
+        )
+    return fields
+
+
+def check_same_run(experiment: Experiment, workdir: str) -> None:
+    """Refuse to continue a run whose fields are not those of the experiment.
+
+    Raises:
+        InputError: names the first field that differs, its value there and the one given.
+    """
+    saved = flatten(load_fields(workdir))
+    given = flatten(json.loads(json.dumps(fields_of(experiment))))
+    # Fields that the saved run does not know were added since, with its behaviour as default.
+    for name in ("name", *sorted(saved)):
+        if saved[name] != given.get(name) and name not in MAY_CHANGE:
+            raise InputError(
+                f"{workdir}: holds a run with {name} {saved[name]}, found {given.get(name)}; "
+                "expected the same value or another workdir"
+            )

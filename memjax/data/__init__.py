@@ -1,0 +1,25 @@
+"""Data sets in memory, and batches of them as functions of (seed, epoch, example).
+
+dataset = load("mnist", "path/to/data")         # bytes, divided; kept on the device
+order = epoch_permutation(seed, epoch, 50_000)  # outside the scan
+images = prepare_images(...)                    # inside it: floats, binarised
+"""
+
+from memjax.data.arrays import Dataset, Split
+from memjax.data.batches import Binarisation, binarise, epoch_permutation, prepare_images
+from memjax.data.drawings import strokes
+from memjax.data.loading import NAMES, load
+from memjax.data.splits import SplitOrder
+
+__all__ = [
+    "NAMES",
+    "Binarisation",
+    "Dataset",
+    "Split",
+    "SplitOrder",
+    "binarise",
+    "epoch_permutation",
+    "load",
+    "prepare_images",
+    "strokes",
+]

@@ -1,0 +1,109 @@
+"""Memory: reading slots softly and composing what was read with what was generated.
+
+Array functions first; the modules below them only hold the parameters.
+"""
+
+from typing import Literal
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from memjax.nn import Precision, matmul
+from memjax.types import Array
+
+Attention = Literal["sigmoid", "softmax"]
+
+
+def soft_attention(
+    query: Array, slot_keys: Array, bias: Array, attention: Attention, precision: Precision
+) -> Array:
+    """How much each slot is preferred: h_a = sigmoid(A h_g + b), or the softmax of it.
+
+    Args:
+        query: `[B, D]`, the generative information h_g.
+        slot_keys: `[D, M]`, the controlling matrix A, one column per slot.
+        bias: `[M]`.
+        attention: `sigmoid` gives independent preferences, `softmax` preferences that sum to one.
+        precision: of the matrix product.
+
+    Returns:
+        `[B, M]` in (0, 1).
+
+    Source: Li, Zhu and Zhang 2016, section 3.3.
+    """
+    scores = matmul(query, slot_keys, precision) + bias
+    return nn.sigmoid(scores) if attention == "sigmoid" else nn.softmax(scores)
+
+
+def soft_read(preferences: Array, slots: Array, precision: Precision) -> Array:
+    """The preferred mixture of slots, h_m = M h_a: `[B, M]`, `[M, D]` -> `[B, D]`.
+
+    Source: Li, Zhu and Zhang 2016, section 3.3.
+    """
+    return matmul(preferences, slots, precision)
+
+
+def compose_elementwise(h_g: Array, h_m: Array, a: Array, b: Array, c: Array) -> Array:
+    """One small MLP per unit: a + b * sigmoid(c), a and c linear in h_m, h_g and h_g * h_m.
+
+    Args:
+        h_g: `[B, D]`, generative information.
+        h_m: `[B, D]`, what was read from memory.
+        a: `[4, D]`, the vectors a_1 .. a_4 (bias, memory, generative, product).
+        b: `[D]`, the vector b_1.
+        c: `[4, D]`, the vectors c_1 .. c_4.
+
+    Returns:
+        `[B, D]`, before the final nonlinearity.
+
+    Source: Li, Zhu and Zhang 2016, section 3.3; after Rasmus et al. 2015.
+    """
+    product = h_g * h_m
+    linear = a[0] + a[1] * h_m + a[2] * h_g + a[3] * product
+    gate = nn.sigmoid(c[0] + c[1] * h_m + c[2] * h_g + c[3] * product)
+    return linear + b * gate
+
+
+class SoftMemory(nn.Module):
+    """M learned slots, read through a soft attention.
+
+    Attributes:
+        num_slots: M.
+        attention: see `soft_attention`.
+        slot_scale: standard deviation of the slots at the start.
+        precision: of the matrix products.
+    """
+
+    num_slots: int
+    attention: Attention = "sigmoid"
+    slot_scale: float = 0.01
+    precision: Precision = "float32"
+
+    @nn.compact
+    def __call__(self, h_g: Array) -> tuple[Array, Array]:
+        """`[B, D]` -> preferences h_a `[B, M]` and memory information h_m `[B, D]`."""
+        units, num_slots = h_g.shape[-1], self.num_slots
+        slot_keys = self.param("slot_keys", nn.initializers.glorot_uniform(), (units, num_slots))
+        bias = self.param("slot_bias", nn.initializers.zeros, (num_slots,))
+        slots = self.param("slots", nn.initializers.normal(self.slot_scale), (num_slots, units))
+        preferences = soft_attention(h_g, slot_keys, bias, self.attention, self.precision)
+        return preferences, soft_read(preferences, slots, self.precision)
+
+
+class ElementwiseMLP(nn.Module):
+    """The parameters of `compose_elementwise`, at the start the identity in h_g."""
+
+    @nn.compact
+    def __call__(self, h_g: Array, h_m: Array) -> Array:
+        """h_g `[B, D]`, h_m `[B, D]` -> `[B, D]`."""
+        units = h_g.shape[-1]
+        a = self.param("a", _identity_in_h_g, (4, units))
+        b = self.param("b", nn.initializers.zeros, (units,))
+        c = self.param("c", _identity_in_h_g, (4, units))
+        return compose_elementwise(h_g, h_m, a, b, c)
+
+
+def _identity_in_h_g(key: Array, shape: tuple[int, ...]) -> Array:
+    # The paper sets a_3 = c_3 = 1 and the rest to zero.
+    del key
+    return jnp.zeros(shape).at[2].set(1.0)

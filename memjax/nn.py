@@ -1,0 +1,188 @@
+"""Layers: matrix products at a stated precision, dense layers and batch normalisation."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from memjax.types import Array
+
+Precision = Literal["float32", "tensorfloat32", "bfloat16"]
+Axes = tuple[str, ...]
+
+MOMENTUM = 0.99  # of the moving averages of batch statistics
+
+
+def matmul(x: Array, w: Array, precision: Precision = "float32") -> Array:
+    """x @ w with float32 results, at a precision that no backend chooses by itself.
+
+    Args:
+        x: `[..., D]` float32.
+        w: `[D, E]` float32.
+        precision: `float32` is full precision on every backend; `tensorfloat32` lets GPUs round
+            the operands to 10 bits (CPUs and TPUs take their nearest); `bfloat16` rounds the
+            operands of the product and of both its gradients to bfloat16 and adds in float32.
+
+    Returns:
+        `[..., E]` float32.
+    """
+    if precision == "bfloat16":
+        return _bfloat16_matmul(x, w)
+    name = "tensorfloat32" if precision == "tensorfloat32" else "float32"
+    return jnp.matmul(x, w, precision=name)
+
+
+def _rounded_product(x: Array, w: Array) -> Array:
+    return jnp.matmul(
+        x.astype(jnp.bfloat16), w.astype(jnp.bfloat16), preferred_element_type=jnp.float32
+    )
+
+
+@jax.custom_vjp
+def _bfloat16_matmul(x: Array, w: Array) -> Array:
+    return _rounded_product(x, w)
+
+
+def _bfloat16_forward(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
+    return _rounded_product(x, w), (x, w)
+
+
+def _bfloat16_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
+    # Without these casts the two products of the backward pass would run in float32.
+    x, w = residuals
+    rows_x, rows_g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
+    return _rounded_product(g, w.T), _rounded_product(rows_x.T, rows_g)
+
+
+_bfloat16_matmul.defvjp(_bfloat16_forward, _bfloat16_backward)
+
+
+class Dense(nn.Module):
+    """A linear layer with bias: Glorot-uniform kernel, zero bias.
+
+    Attributes:
+        features: E, the number of outputs.
+        precision: of the matrix product, see `matmul`.
+    """
+
+    features: int
+    precision: Precision = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        shape = (x.shape[-1], self.features)
+        kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
+        bias = self.param("bias", nn.initializers.zeros, (self.features,))
+        return matmul(x, kernel, self.precision) + bias
+
+
+def batch_moments(x: Array, axes: Axes = ()) -> tuple[Array, Array]:
+    """Mean and variance of each unit over the batch and over the named mapped axes.
+
+    Args:
+        x: `[B, D]`.
+        axes: names of enclosing vmap or pmap axes that belong to the batch.
+
+    Returns:
+        mean `[D]`, variance `[D]`. Two passes: E[x^2] - E[x]^2 loses the variance of units whose
+        mean is large.
+    """
+    mean = _mean(x, axes)
+    return mean, _mean(jnp.square(x - mean), axes)
+
+
+def _mean(x: Array, axes: Axes) -> Array:
+    local = jnp.mean(x, axis=0)
+    return lax.pmean(local, axes) if axes else local
+
+
+def normalise(x: Array, moments: tuple[Array, Array], epsilon: float) -> Array:
+    """(x - mean) / sqrt(variance + epsilon)."""
+    mean, variance = moments
+    return (x - mean) * lax.rsqrt(variance + epsilon)
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation without scale and shift, over samples and devices if they are named.
+
+    In training it normalises by the statistics of the batch and keeps their moving average in
+    `batch_stats`; otherwise it normalises by what `batch_stats` holds.
+
+    Attributes:
+        axes: names of mapped axes that belong to the batch.
+        epsilon: added to the variance.
+        momentum: of the moving average; 0 keeps the statistics of the last batch alone.
+
+    Source: Ioffe and Szegedy, Batch normalization, 2015, algorithm 1.
+    """
+
+    axes: Axes = ()
+    epsilon: float = 1e-10
+    momentum: float = MOMENTUM
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool) -> Array:
+        features = x.shape[-1:]
+        mean = self.variable("batch_stats", "mean", jnp.zeros, features)
+        variance = self.variable("batch_stats", "variance", jnp.ones, features)
+        if not train:
+            return normalise(x, (mean.value, variance.value), self.epsilon)
+        moments = batch_moments(x, self.axes)
+        if not self.is_initializing():
+            keep = self.momentum
+            mean.value = keep * mean.value + (1 - keep) * moments[0]
+            variance.value = keep * variance.value + (1 - keep) * moments[1]
+        return normalise(x, moments, self.epsilon)
+
+
+class Hidden(nn.Module):
+    """Dense -> batch norm -> scale and shift -> activation, or Dense -> activation without norm.
+
+    Attributes:
+        features: D, the number of units.
+        batch_norm: whether to normalise.
+        axes: names of mapped axes that belong to the batch.
+        epsilon: of batch norm.
+        momentum: of the moving averages.
+        precision: of the matrix product.
+        activation: applied last.
+    """
+
+    features: int
+    batch_norm: bool = True
+    axes: Axes = ()
+    epsilon: float = 1e-10
+    momentum: float = MOMENTUM
+    precision: Precision = "float32"
+    activation: Callable[[Array], Array] = nn.relu
+
+    def setup(self) -> None:
+        self.dense = Dense(self.features, self.precision)
+        if self.batch_norm:
+            self.norm = BatchNorm(self.axes, self.epsilon, self.momentum)
+            self.scale = self.param("scale", nn.initializers.ones, (self.features,))
+            self.shift = self.param("shift", nn.initializers.zeros, (self.features,))
+
+    def __call__(self, x: Array, train: bool, record: bool = True) -> tuple[Array, Array]:
+        """The layer's output and its normalised pre-activation.
+
+        Args:
+            x: `[B, D_in]`.
+            train: normalise by the batch (True) or by the kept statistics (False).
+            record: False normalises a training batch without moving the kept statistics, for
+                a second pass over the same layer.
+
+        Returns:
+            output `[B, D]`, and `[B, D]` before scale, shift and activation.
+        """
+        h = self.dense(x)
+        if not self.batch_norm:
+            return self.activation(h), h
+        if train and not record:
+            normalised = normalise(h, batch_moments(h, self.axes), self.epsilon)
+        else:
+            normalised = self.norm(h, train)
+        return self.activation(normalised * self.scale + self.shift), normalised

@@ -1,0 +1,68 @@
+"""Where a number comes from: code, libraries, machine."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+
+LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "distrax", "numpy")
+
+
+def describe() -> dict[str, Any]:
+    """Hardware, versions, commit and whether the working tree differed from it."""
+    return {
+        "hardware": hardware(),
+        "versions": versions(),
+        **source(),
+    }
+
+
+def hardware() -> str:
+    """The devices that jax computes on, `2 cores of Intel Xeon` or `8 x NVIDIA H100`."""
+    devices = jax.local_devices()
+    if devices[0].platform != "cpu":
+        return f"{len(devices)} x {devices[0].device_kind}"
+    return f"{_usable_cores()} cores of {_processor()}"
+
+
+def versions() -> dict[str, str]:
+    """Python and the libraries that decide the numbers."""
+    found = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {"python": platform.python_version(), **found}
+
+
+def source() -> dict[str, Any]:
+    """`commit` and `dirty` of the clone this code runs from; None for an installed package."""
+    root = Path(__file__).parent.parent
+    commit = _git(root, "rev-parse", "HEAD") if (root / ".git").exists() else None
+    dirty = bool(_git(root, "status", "--porcelain", "--untracked-files=no")) if commit else None
+    return {"commit": commit, "dirty": dirty}
+
+
+def _usable_cores() -> int:
+    # macOS has no affinity.
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=root, capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

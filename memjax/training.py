@@ -1,0 +1,169 @@
+"""One training step for every model: state, optimiser, step. The caller maps and compiles it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+
+from memjax import bounds, sampling
+from memjax.types import Array, Batch, Objective, Terms
+
+Metrics = dict[str, Array]
+BATCH_AXES = ("samples", "devices")  # what batch norm averages over in training
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that determines the future of a run.
+
+    Attributes:
+        params: the model's parameters.
+        batch_stats: moving averages of batch norm.
+        opt_state: the optimiser's state.
+        step: int32, steps taken.
+        seed: uint32, from which all noise, shuffling and binarisation follow.
+    """
+
+    params: Any
+    batch_stats: Any
+    opt_state: Any
+    step: Array
+    seed: Array
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What `model.apply` takes."""
+        return {"params": self.params, "batch_stats": self.batch_stats}
+
+
+def stream(seed: Array | int, name: str) -> Array:
+    """The key of one of a run's independent sources of randomness.
+
+    Args:
+        seed: the run's seed.
+        name: one of `STREAMS`.
+    """
+    return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), STREAMS.index(name))
+
+
+STREAMS = ("initialisation", "noise", "binarisation", "validation", "evaluation", "samples")
+
+
+def make_optimizer(
+    *,
+    learning_rate: float,
+    b1: float,
+    b2: float,
+    epsilon: float,
+    constant_epochs: int,
+    decay: float,
+    clip_global_norm: float,
+    clip_element: float,
+    steps_per_epoch: int,
+) -> optax.GradientTransformation:
+    """Clip by global norm, clip each element, Adam with a rate that decays once an epoch.
+
+    Args:
+        learning_rate: of the first `constant_epochs` epochs.
+        b1: decay of Adam's first moment.
+        b2: decay of Adam's second moment.
+        epsilon: added to the root of Adam's second moment.
+        constant_epochs: epochs before the decay begins.
+        decay: factor on the learning rate at every epoch after them.
+        clip_global_norm: largest norm of the whole gradient; 0 for no limit.
+        clip_element: largest magnitude of each element; 0 for no limit.
+        steps_per_epoch: steps in one epoch.
+
+    Source: Kingma and Ba 2015; the limits are those of the first paper's code.
+    """
+    schedule = optax.exponential_decay(
+        learning_rate,
+        transition_steps=steps_per_epoch,
+        decay_rate=decay,
+        transition_begin=max(0, (constant_epochs - 1) * steps_per_epoch),
+        staircase=True,
+    )
+    clips = []
+    if clip_global_norm:
+        clips.append(optax.clip_by_global_norm(clip_global_norm))
+    if clip_element:
+        clips.append(optax.clip(clip_element))
+    return optax.chain(*clips, optax.adam(schedule, b1=b1, b2=b2, eps=epsilon))
+
+
+def create_state(
+    model: nn.Module, optimizer: optax.GradientTransformation, batch: Batch, seed: int
+) -> TrainState:
+    """The state before the first step; `batch` gives the shapes."""
+    variables = sampling.initialise(model, stream(seed, "initialisation"), batch)
+    return TrainState(
+        params=variables["params"],
+        batch_stats=variables.get("batch_stats", {}),
+        opt_state=optimizer.init(variables["params"]),
+        step=jnp.zeros((), jnp.int32),
+        seed=jnp.asarray(seed, jnp.uint32),
+    )
+
+
+def sample_keys(key: Array, index: Array, num_samples: int) -> Array:
+    """`[K, B]` keys, each folded from the example's index and the sample's number."""
+    return jax.vmap(lambda sample: sampling.example_keys(key, index, sample))(
+        jnp.arange(num_samples)
+    )
+
+
+def make_train_step(
+    model: nn.Module, objective: Objective, optimizer: optax.GradientTransformation
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """A step over one device's share of a batch, to be mapped over an axis named `devices`.
+
+    Args:
+        model: a linen module that follows `types.Model`.
+        objective: Terms `[K, B]` -> `[B]`, maximised.
+        optimizer: an optax chain.
+
+    Returns:
+        A function (state, batch) -> (state, metrics). Metrics are scalars in nats, averaged over
+        the whole batch: `bound`, `objective`, `elbo`, `penalty`, `log_likelihood` and the model's
+        own diagnostics.
+    """
+    model = model.clone(batch_axes=BATCH_AXES)
+
+    def loss(params: Any, state: TrainState, batch: Batch) -> tuple[Array, tuple[Metrics, Any]]:
+        key = jax.random.fold_in(stream(state.seed, "noise"), state.step)
+        keys = sample_keys(key, batch.index, objective.num_samples)
+        variables = {"params": params, "batch_stats": state.batch_stats}
+        terms, batch_stats = sampling.sample_terms(model, variables, batch, keys, True)
+        value = jnp.mean(objective(terms))
+        return -value, (_metrics(terms, value), batch_stats)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        gradient, (metrics, batch_stats) = jax.grad(loss, has_aux=True)(state.params, state, batch)
+        gradient, metrics = lax.pmean((gradient, metrics), "devices")
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        state = state.replace(
+            params=optax.apply_updates(state.params, updates),
+            batch_stats=batch_stats,
+            opt_state=opt_state,
+            step=state.step + 1,
+        )
+        return state, metrics
+
+    return step
+
+
+def _metrics(terms: Terms, objective: Array) -> Metrics:
+    named = {
+        "bound": bounds.iwae_bound(terms.log_weights),
+        "elbo": bounds.elbo(terms.log_weights),
+        "objective": objective,
+        "penalty": terms.penalty,
+        "log_likelihood": terms.log_likelihood,
+        **terms.diagnostics,
+    }
+    return {name: jnp.mean(value) for name, value in named.items()}

@@ -1,0 +1,97 @@
+"""The command line of training.
+
+python -m train EXPERIMENT --workdir DIR [--data-dir DIR] [--seed N] [any field]
+python -m train --list
+python -m train EXPERIMENT --help
+"""
+
+import dataclasses
+import logging
+import sys
+from typing import Annotated
+
+import tyro
+
+from memjax import configs
+from memjax.config import Experiment
+from memjax.errors import InputError
+
+from .runner import NonFiniteError, Stopped, run
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Train one experiment; the same command goes on with a run that was stopped.
+
+    Attributes:
+        workdir: folder for config, checkpoints and logs, or a bucket address.
+        experiment: the fields of the experiment.
+        data_dir: folder with <dataset>.npz files; MEMJAX_DATA_DIR if not given; without either,
+            data sets are downloaded.
+    """
+
+    workdir: str
+    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    data_dir: str | None = None
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    _say_plainly()
+    try:
+        return _main(argv)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except NonFiniteError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 128 + stopped.signal_number
+
+
+def _main(argv: list[str]) -> int:
+    if argv[:1] == ["--list"]:
+        print(_listing())
+        return 0
+    if not argv or argv[0] in ("-h", "--help"):
+        print(f"{__doc__.strip()}\n\n{_listing()}")
+        return 0
+    experiment = configs.get(argv[0])
+    arguments = tyro.cli(
+        Arguments,
+        prog=f"train {argv[0]}",
+        args=argv[1:],
+        default=Arguments(workdir=tyro.MISSING, experiment=experiment),
+        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+    )
+    run(arguments.experiment, arguments.workdir, data_dir=arguments.data_dir)
+    return 0
+
+
+def _say_plainly() -> None:
+    """Print our own messages bare, on stderr; other libraries keep their loggers."""
+    logger = logging.getLogger("memjax")
+    logger.handlers = [logging.StreamHandler()]
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+
+
+def _listing() -> str:
+    rows = [("experiment", "paper", "table", "expected", "epochs")]
+    for name, experiment in configs.EXPERIMENTS.items():
+        reference = experiment.reference
+        expected = "-" if reference.value is None else f"{reference.value:.2f} nats"
+        epochs = str(reference.epochs or experiment.train.num_epochs)
+        rows.append((name, reference.paper, reference.table, expected, epochs))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(map(str.ljust, row, widths)).rstrip()  # columns, two spaces apart
+        for row in rows
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

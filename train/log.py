@@ -1,0 +1,103 @@
+"""What a run says while it trains: a progress bar, metrics.jsonl, TensorBoard."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from etils import epath
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+logger = logging.getLogger("memjax")
+FILE = "metrics.jsonl"
+SECONDS_BETWEEN_LINES = 10.0
+
+
+class Log:
+    """Progress on the terminal, one line of metrics.jsonl per logging interval, TensorBoard.
+
+    On a terminal there is a bar with steps, steps per second, the bound and the time left; where
+    there is none, a plain line at most every ten seconds.
+    """
+
+    def __init__(self, workdir: str, first_step: int, total_steps: int):
+        """Open the logs of a run that starts or goes on at `first_step`."""
+        self._path = epath.Path(workdir) / FILE
+        self._lines = _lines_up_to(self._path, first_step)
+        self._write()
+        self._writer = SummaryWriter(str(epath.Path(workdir) / "tensorboard"))
+        self._total = total_steps
+        self._step = first_step
+        self._started = self._said = time.monotonic()
+        self._first_step = first_step
+        self._terminal = sys.stderr.isatty()
+        self._bar = tqdm(
+            total=total_steps, initial=first_step, unit="step", disable=not self._terminal
+        )
+
+    def progress(self, step: int, bound: float) -> None:
+        """Show where the run is; `bound` in nats."""
+        self._bar.update(step - self._step)
+        self._bar.set_postfix_str(f"bound {bound:.2f} nats", refresh=False)
+        self._step = step
+        now = time.monotonic()
+        if not self._terminal and (now - self._said > SECONDS_BETWEEN_LINES or step == self._total):
+            rate = (step - self._first_step) / (now - self._started)
+            left = (self._total - step) / rate
+            logger.info(
+                "step %d of %d, %.1f steps/s, bound %.2f nats, %s left",
+                step,
+                self._total,
+                rate,
+                bound,
+                tqdm.format_interval(left),
+            )
+            self._said = now
+
+    def metrics(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
+        """Append one line to metrics.jsonl, and the same to TensorBoard."""
+        line: dict[str, Any] = {"step": step, "epoch": epoch}
+        line |= {name: float(value) for name, value in sorted(values.items())}
+        line["steps_per_second"] = round(self._rate(step), 2)
+        self._lines.append(json.dumps(line))
+        self._write(self._lines[-1:])
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+
+    def images(self, step: int, name: str, grid: np.ndarray) -> None:
+        """Show a grid of images `[H, W, C]` in [0, 1] in TensorBoard."""
+        self._writer.add_image(name, grid, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Finish the bar and flush the files."""
+        self._bar.close()
+        self._writer.close()
+
+    def _rate(self, step: int) -> float:
+        return (step - self._first_step) / max(time.monotonic() - self._started, 1e-9)
+
+    def _write(self, new: list[str] | None = None) -> None:
+        # Objects in a bucket cannot be appended to: they are written whole.
+        if new is not None and not str(self._path).startswith(("gs://", "s3://", "az://")):
+            with self._path.open("a") as file:
+                file.write("".join(f"{line}\n" for line in new))
+        else:
+            self._path.write_text("".join(f"{line}\n" for line in self._lines))
+
+
+def _lines_up_to(path: epath.Path, step: int) -> list[str]:
+    """The lines of an earlier part of the run, cut back to the step it goes on from."""
+    if not path.exists():
+        return []
+    kept = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError):
+            continue  # a line cut in half when the process was killed
+    return kept
