@@ -22,6 +22,11 @@ def example_keys(key: Array, index: Array, sample: Array | int = 0) -> Array:
     return jax.vmap(lambda i: jax.random.fold_in(jax.random.fold_in(key, i), sample))(index)
 
 
+def sample_keys(key: Array, index: Array, samples: Array) -> Array:
+    """`example_keys` of several samples: `[B]` examples, `[K]` numbers of samples -> `[K, B]`."""
+    return jax.vmap(lambda sample: example_keys(key, index, sample))(samples)
+
+
 def sample_terms(
     model: nn.Module, variables: Variables, batch: Batch, keys: Array, train: bool
 ) -> tuple[Terms, Any]:

@@ -51,6 +51,12 @@ def stream(seed: Array | int, name: str) -> Array:
     return jax.random.fold_in(jax.random.key(seed, impl="threefry2x32"), STREAMS.index(name))
 
 
+def binarisation_key(seed: Array | int, epoch: Array | int | None) -> Array:
+    """The key that binarises the training images in an epoch; None for one key in all epochs."""
+    key = stream(seed, "binarisation")
+    return key if epoch is None else jax.random.fold_in(key, epoch)
+
+
 STREAMS = ("initialisation", "noise", "binarisation", "validation", "evaluation", "samples")
 
 
@@ -110,13 +116,6 @@ def create_state(
     )
 
 
-def sample_keys(key: Array, index: Array, num_samples: int) -> Array:
-    """`[K, B]` keys, each folded from the example's index and the sample's number."""
-    return jax.vmap(lambda sample: sampling.example_keys(key, index, sample))(
-        jnp.arange(num_samples)
-    )
-
-
 def make_train_step(
     model: nn.Module, objective: Objective, optimizer: optax.GradientTransformation
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
@@ -136,7 +135,7 @@ def make_train_step(
 
     def loss(params: Any, state: TrainState, batch: Batch) -> tuple[Array, tuple[Metrics, Any]]:
         key = jax.random.fold_in(stream(state.seed, "noise"), state.step)
-        keys = sample_keys(key, batch.index, objective.num_samples)
+        keys = sampling.sample_keys(key, batch.index, jnp.arange(objective.num_samples))
         variables = {"params": params, "batch_stats": state.batch_stats}
         terms, batch_stats = sampling.sample_terms(model, variables, batch, keys, True)
         value = jnp.mean(objective(terms))

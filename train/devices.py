@@ -80,10 +80,9 @@ def training_batch(
     experiment: Experiment, images: Array, index: Array, seed: Array, epoch: Array, maximum: int
 ) -> Batch:
     """The examples of `index`, binarised for that epoch."""
-    key = training.stream(seed, "binarisation")
-    if experiment.data.binarisation == "every_epoch":
-        key = jax.random.fold_in(key, epoch)
-    pixels = data.prepare_images(images[index], index, key, experiment.data.binarisation, maximum)
+    binarisation = experiment.data.binarisation
+    key = training.binarisation_key(seed, epoch if binarisation == "every_epoch" else None)
+    pixels = data.prepare_images(images[index], index, key, binarisation, maximum)
     return Batch(pixels, index)
 
 

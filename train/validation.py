@@ -41,7 +41,8 @@ def make_validation(
 
     def one_batch(variables: Variables, images: Array, index: Array) -> Array:
         pixels = data.prepare_images(images[index], index, key, binarisation, maximum)
-        keys = training.sample_keys(key, index, experiment.train.validation_samples)
+        samples = jnp.arange(experiment.train.validation_samples)
+        keys = sampling.sample_keys(key, index, samples)
         terms, _ = sampling.sample_terms(
             experiment.model, variables, Batch(pixels, index), keys, False
         )

@@ -81,10 +81,11 @@ def read(folder: Path) -> dict[str, Split]:
 
 def _read_part(source: Any) -> Split:
     # Block by block into one array: holding all blocks beside it would double the memory.
-    last = source[len(source) - 1]
-    count = (len(source) - 1) * BLOCK + len(last["images"])
-    whole = {key: np.empty((count, *block.shape[1:]), block.dtype) for key, block in last.items()}
-    for number, start in enumerate(range(0, count, BLOCK)):
+    first, last = source[0], source[len(source) - 1]
+    step = len(first["images"])
+    count = (len(source) - 1) * step + len(last["images"])
+    whole = {key: np.empty((count, *block.shape[1:]), block.dtype) for key, block in first.items()}
+    for number, start in enumerate(range(0, count, step)):
         for key, block in source[number].items():
-            whole[key][start : start + BLOCK] = block
+            whole[key][start : start + step] = block
     return Split(whole["images"], whole.get("labels"))

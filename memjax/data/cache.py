@@ -63,7 +63,11 @@ def _fingerprint(recipe: Recipe, npz: Npz | None) -> str:
 
 def _from_originals(recipe: Recipe, folder: Path) -> Parts:
     try:
+        if recipe.sources:
+            folder.mkdir(parents=True, exist_ok=True)
         files = {key: fetch(source, folder) for key, source in recipe.sources.items()}
+    except OSError as error:
+        raise _unwritable(folder, error) from error
     except InputError as error:
         raise InputError(
             f"{error}; {recipe.npz_filename} in a folder named with --data-dir is the other way"
@@ -115,7 +119,7 @@ def _temporary_folder(parent: Path) -> Iterator[Path]:
 
 def _unwritable(folder: Path, error: OSError) -> InputError:
     return InputError(
-        f"{folder}: cannot be written ({one_line(error)}), expected a folder for prepared data; "
+        f"{folder}: cannot be written ({one_line(error)}), expected a folder for data; "
         "choose another with MEMJAX_CACHE_DIR"
     )
 

@@ -41,7 +41,7 @@ class Source:
 
 
 def fetch(source: Source, folder: Path) -> Path:
-    """Returns the file's place in `folder`, downloading it if it is not there with its checksum.
+    """Returns the file's place in `folder` (there already), downloading it if it is not in it.
 
     Whatever has its final name is complete: a download has a temporary name until its length and
     checksum are right. Raises InputError naming the address if none of the addresses gives it.
@@ -60,11 +60,7 @@ def fetch(source: Source, folder: Path) -> Path:
 
 
 def _download(url: str, checksum: str | None, path: Path) -> Path:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    except OSError as error:
-        raise InputError(f"{path.parent}: cannot be written ({one_line(error)})") from error
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
     partial = Path(name)
     try:
         with os.fdopen(handle, "wb") as file:
@@ -79,7 +75,10 @@ def _download(url: str, checksum: str | None, path: Path) -> Path:
         error.close()  # the error holds the connection
         raise InputError(f"{url}: cannot be downloaded ({error.code} {error.reason})") from None
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise InputError(f"{url}: cannot be downloaded ({one_line(error)})") from error
+        # urllib wraps what it met: "<urlopen error [Errno -2] ...>".
+        reason = getattr(error, "reason", None)
+        cause = reason if isinstance(reason, Exception) else error
+        raise InputError(f"{url}: cannot be downloaded ({one_line(cause)})") from error
     finally:
         partial.unlink(missing_ok=True)
     return path

@@ -1,4 +1,15 @@
-"""`load`: any data set by its name, divided as asked."""
+"""`load`: any data set by its name, divided as asked.
+
+The data folder may hold these files, all arrays uint8 (labels may be any integers):
+
+  mnist.npz             train_images [N, 28, 28], train_labels [N], test_images, test_labels
+  binarized_mnist.npz   train [N, 28, 28], valid, test, of 0 and 1
+  omniglot105.npz       images_packed [1623, 20, 1379], the bits of 105x105 images, 1 = ink;
+                        class_split [1623], 0 background and 1 evaluation
+  omniglot_burda28.npz  as mnist.npz; the labels may be missing
+  ocr_letters.npz       images [52152, 16, 8] of 0 and 1, labels [52152]
+  frey_faces.npz        images [1965, 28, 20] of 0..238
+"""
 
 import difflib
 import os
@@ -44,7 +55,8 @@ def load(
     """Loads a data set: one of `NAMES`, or the user's own `path/to/file.npz` (see `read_own`).
 
     Files come from data_dir, else from the folder that MEMJAX_DATA_DIR names, else (or where that
-    folder has no `<name>.npz`) from their published addresses. `digits` and `strokes` need none.
+    folder has no `<name>.npz`; omniglot105.npz for omniglot) from their published addresses.
+    `digits` and `strokes` need none.
 
       name              train   valid   test
       mnist             50,000  10,000  10,000   official test set
@@ -69,7 +81,7 @@ def load(
     if name.endswith(".npz"):
         return _load_own(name, merge_validation, split_order, split_seed)
     if name not in RECIPES:
-        near = difflib.get_close_matches(name, NAMES, n=3, cutoff=0.4) or NAMES
+        near = difflib.get_close_matches(name.lower(), NAMES, n=3, cutoff=0.4) or NAMES
         raise InputError(
             f"unknown data set {name!r}, expected {' or '.join(near)}, or the path of an .npz file"
         )

@@ -162,7 +162,7 @@ def test_count_of_a_letter(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "near"), [("mnits", "mnist"), ("ocr", "ocr_letters"), ("omniglot28", "omniglot")]
+    ("name", "near"), [("mnits", "mnist"), ("ocr", "ocr_letters"), ("MNIST", "mnist")]
 )
 def test_unknown_name(name: str, near: str) -> None:
     message = refusal(lambda: load(name))

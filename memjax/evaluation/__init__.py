@@ -1,0 +1,6 @@
+"""Evaluation: the likelihood by importance sampling, and batch statistics to do it with."""
+
+from memjax.evaluation.batch_statistics import pass_statistics
+from memjax.evaluation.likelihood import Likelihood, log_weights, summarise
+
+__all__ = ["Likelihood", "log_weights", "pass_statistics", "summarise"]

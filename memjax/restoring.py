@@ -1,0 +1,83 @@
+"""A trained model back from its workdir."""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from etils import epath
+
+from memjax import config, configs, sampling
+from memjax.checkpoint import FOLDER, Checkpoints
+from memjax.config import Experiment
+from memjax.errors import InputError
+from memjax.types import Batch, Variables
+
+
+class Restored(NamedTuple):
+    """What `restore` gives back: `experiment, model, variables, step`."""
+
+    experiment: Experiment
+    model: Any
+    variables: Variables
+    step: int
+
+
+def restore(
+    workdir: str,
+    step: int | Literal["latest", "best"] = "latest",
+    experiment: Experiment | None = None,
+) -> Restored:
+    """Load a trained model.
+
+    Args:
+        workdir: of a training run.
+        step: the newest checkpoint, the best by validation bound, or a step that is saved.
+        experiment: needed only for an experiment that is not among memjax's own: the one the run
+            was started with, before the command line's changes.
+
+    Returns:
+        The experiment as it was trained, its model, `params` and `batch_stats`, and the step.
+
+    Raises:
+        InputError: not a workdir, an unknown experiment, or no such checkpoint.
+    """
+    fields = config.load_fields(workdir)
+    base = configs.get(fields["name"]) if experiment is None else experiment
+    found = config.with_fields(base, fields)
+    model = found.model.clone(precision=found.train.precision)
+    if not (epath.Path(workdir) / FOLDER).exists():
+        raise InputError(f"{workdir}: has no checkpoint yet, expected a run that has saved one")
+    checkpoints = Checkpoints(workdir, read_only=True)
+    try:
+        chosen = _choose(checkpoints, step, workdir)
+        state = checkpoints.restore({"train": _abstract_variables(model)}, chosen)
+    finally:
+        checkpoints.close()
+    return Restored(found, model, state["train"], chosen)
+
+
+def _abstract_variables(model: Any) -> Variables:
+    def variables() -> Variables:
+        batch = Batch(jnp.zeros((1, *model.image_shape)), jnp.zeros(1, jnp.int32))
+        created = sampling.initialise(model, jax.random.key(0), batch)
+        return {"params": created["params"], "batch_stats": created.get("batch_stats", {})}
+
+    return jax.eval_shape(variables)
+
+
+def _choose(checkpoints: Checkpoints, step: int | str, workdir: str) -> int:
+    steps = checkpoints.steps()
+    if not steps:
+        raise InputError(f"{workdir}: has no checkpoint yet, expected a run that has saved one")
+    if step == "latest":
+        return steps[-1]
+    if step == "best":
+        best = checkpoints.best_step()
+        if best is None:
+            raise InputError(f"{workdir}: no checkpoint has a validation bound, expected 'latest'")
+        return best
+    if step not in steps:
+        raise InputError(
+            f"{workdir}: no checkpoint of step {step}, expected one of {', '.join(map(str, steps))}"
+        )
+    return int(step)
