@@ -6,8 +6,14 @@ DEMO_DIR ?= demo
 
 .PHONY: demo test lint format lock clean
 
+# Without data or network: scikit-learn's 8x8 digits. A second call resumes, so it is done at once.
 demo: $(VENV)/.runtime
-	$(BIN)/python -m eval demo --workdir $(DEMO_DIR)
+	$(BIN)/python -m train vae_digits --workdir $(DEMO_DIR)/vae
+	$(BIN)/python -m train mem_vae_digits --workdir $(DEMO_DIR)/mem_vae
+	$(BIN)/python -m eval likelihood --workdir $(DEMO_DIR)/vae
+	$(BIN)/python -m eval likelihood --workdir $(DEMO_DIR)/mem_vae
+	@echo
+	$(BIN)/python -m eval compare $(DEMO_DIR)/vae $(DEMO_DIR)/mem_vae --output $(DEMO_DIR)/digits.png
 
 test: lint
 	$(BIN)/python -m pytest tests

@@ -23,12 +23,12 @@ class Checkpoints:
     disk. The workdir may be any address that etils.epath opens (a folder, `gs://bucket/run`).
     """
 
-    def __init__(self, workdir: str, *, read_only: bool = False):
+    def __init__(self, workdir: str, *, create: bool = True):
         """Open the checkpoints of a workdir.
 
         Args:
             workdir: folder of the run.
-            read_only: never create, delete or clean up anything.
+            create: make the folder if it is not there.
         """
         keep = policies.AnyPreservationPolicy(
             [
@@ -42,8 +42,7 @@ class Checkpoints:
             best_fn=_validation_bound,
             best_mode="max",
             preservation_policy=keep,
-            create=not read_only,
-            read_only=read_only,
+            create=create,
         )
         self._manager = ocp.CheckpointManager(epath.Path(workdir) / FOLDER, options=options)
 

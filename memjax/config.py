@@ -3,15 +3,13 @@
 import dataclasses
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import flax.linen as nn
 import tyro
 from etils import epath
 
 from memjax.errors import InputError
-
-T = TypeVar("T")
 
 FORMAT_VERSION = 1
 FILE = "config.json"
@@ -28,6 +26,7 @@ class Reference:
         value: the published figure, None if there is none.
         epochs: for how long the paper trained.
         num_samples: with how many importance samples it evaluated.
+        num_parameters: the published number, in thousands.
     """
 
     paper: str
@@ -36,6 +35,7 @@ class Reference:
     value: float | None = None
     epochs: int | None = None
     num_samples: int = 5000
+    num_parameters: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,13 +156,13 @@ def fields_of(node: Any) -> dict[str, Any]:
     return fields
 
 
-def with_fields(node: T, fields: Mapping[str, Any], path: str = "") -> T:
+def with_fields(node: Any, fields: Mapping[str, Any], path: str = "") -> Any:
     """A dataclass with some of its fields replaced by JSON values, the inverse of `fields_of`.
 
     Raises:
         InputError: a field that the dataclass does not have, or of the wrong kind.
     """
-    changes = {}
+    changes: dict[str, Any] = {}
     for name, value in fields.items():
         where = f"{path}{name}"
         if not hasattr(node, name):

@@ -1,6 +1,13 @@
 """Arrays to pictures."""
 
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def tile(images: np.ndarray, columns: int = 8, margin: int = 1) -> np.ndarray:
@@ -22,3 +29,47 @@ def tile(images: np.ndarray, columns: int = 8, margin: int = 1) -> np.ndarray:
         y, x = margin + (i // columns) * step_y, margin + (i % columns) * step_x
         canvas[y : y + height, x : x + width] = image if channels == 3 else image[..., :1]
     return canvas
+
+
+def panels(titled: Mapping[str, np.ndarray], columns: int = 8) -> "Figure":
+    """Grids of images side by side, each under its title.
+
+    Args:
+        titled: title -> images `[N, H, W, C]` in [0, 1].
+        columns: images in a row of each grid.
+    """
+    from matplotlib.figure import Figure  # matplotlib takes a second to import
+
+    tiles = {title: tile(images, columns) for title, images in titled.items()}
+    widths = [grid.shape[1] for grid in tiles.values()]
+    height = max(grid.shape[0] / grid.shape[1] for grid in tiles.values()) * 3
+    figure = Figure(figsize=(3 * len(tiles), height + 0.5), layout="constrained")
+    axes = figure.subplots(1, len(tiles), squeeze=False, width_ratios=widths)[0]
+    for axis, (title, grid) in zip(axes, tiles.items(), strict=True):
+        axis.imshow(grid, interpolation="nearest")
+        axis.set_title(title)
+        axis.set_axis_off()
+    return figure
+
+
+def curves(
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], x_label: str, y_label: str
+) -> "Figure":
+    """Lines over one axis: name -> (x, y)."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axis = figure.subplots()
+    for name, (x, y) in lines.items():
+        axis.plot(x, y, label=name)
+    axis.set_xlabel(x_label)
+    axis.set_ylabel(y_label)
+    axis.grid(alpha=0.3)
+    axis.legend()
+    return figure
+
+
+def save(figure: "Figure", path: Path) -> None:
+    """Write a figure as PNG, with the same bytes for the same figure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130, metadata={"Software": None})

@@ -47,7 +47,7 @@ def restore(
     model = found.model.clone(precision=found.train.precision)
     if not (epath.Path(workdir) / FOLDER).exists():
         raise InputError(f"{workdir}: has no checkpoint yet, expected a run that has saved one")
-    checkpoints = Checkpoints(workdir, read_only=True)
+    checkpoints = Checkpoints(workdir, create=False)
     try:
         chosen = _choose(checkpoints, step, workdir)
         state = checkpoints.restore({"train": _abstract_variables(model)}, chosen)

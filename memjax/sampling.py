@@ -2,10 +2,10 @@
 
 from typing import Any
 
-import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
-from memjax.types import Array, Batch, Generated, Terms, Variables
+from memjax.types import Array, Batch, Generated, Module, Terms, Variables
 
 
 def example_keys(key: Array, index: Array, sample: Array | int = 0) -> Array:
@@ -28,7 +28,7 @@ def sample_keys(key: Array, index: Array, samples: Array) -> Array:
 
 
 def sample_terms(
-    model: nn.Module, variables: Variables, batch: Batch, keys: Array, train: bool
+    model: Module, variables: Variables, batch: Batch, keys: Array, train: bool
 ) -> tuple[Terms, Any]:
     """The Terms of K importance samples, and the batch statistics that came of them.
 
@@ -64,7 +64,7 @@ def sample_terms(
 
 
 def sample_terms_of_encoding(
-    model: nn.Module, variables: Variables, batch: Batch, encoding: Any, keys: Array
+    model: Module, variables: Variables, batch: Batch, encoding: Any, keys: Array
 ) -> Terms:
     """The Terms of K samples of an encoding that is there already; for evaluation.
 
@@ -85,20 +85,20 @@ def sample_terms_of_encoding(
     return jax.vmap(one_sample)(keys)
 
 
-def initialise(model: nn.Module, key: Array, batch: Batch) -> Variables:
+def initialise(model: Module, key: Array, batch: Batch) -> Variables:
     """The model's variables (`params`, `batch_stats`) at the start of training."""
     keys = example_keys(key, batch.index)
     alone = model.clone(batch_axes=())  # there are no mapped axes to average over yet
     return alone.init(key, batch, keys, True, method=_encode_then_terms)
 
 
-def generate(model: nn.Module, variables: Variables, key: Array, num_images: int) -> Generated:
+def generate(model: Module, variables: Variables, key: Array, num_images: int) -> Generated:
     """Draw images from the prior: means `[num_images, H, W, C]`."""
-    keys = example_keys(key, jax.numpy.arange(num_images))
+    keys = example_keys(key, jnp.arange(num_images))
     return model.apply(variables, keys, method="generate")
 
 
-def reconstruct(model: nn.Module, variables: Variables, batch: Batch, key: Array) -> Array:
+def reconstruct(model: Module, variables: Variables, batch: Batch, key: Array) -> Array:
     """One reconstruction of each example: means `[B, H, W, C]`."""
 
     def encode_then_reconstruct(module: Any, batch: Batch, keys: Array) -> Array:

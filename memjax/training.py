@@ -1,9 +1,9 @@
 """One training step for every model: state, optimiser, step. The caller maps and compiles it."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ import optax
 from jax import lax
 
 from memjax import bounds, sampling
-from memjax.types import Array, Batch, Objective, Terms
+from memjax.types import Array, Batch, Module, Objective, Terms
 
 Metrics = dict[str, Array]
 BATCH_AXES = ("samples", "devices")  # what batch norm averages over in training
@@ -57,7 +57,15 @@ def binarisation_key(seed: Array | int, epoch: Array | int | None) -> Array:
     return key if epoch is None else jax.random.fold_in(key, epoch)
 
 
-STREAMS = ("initialisation", "noise", "binarisation", "validation", "evaluation", "samples")
+STREAMS = (
+    "initialisation",
+    "noise",
+    "binarisation",
+    "validation",
+    "evaluation",
+    "samples",
+    "evaluation_binarisation",
+)
 
 
 def make_optimizer(
@@ -103,7 +111,7 @@ def make_optimizer(
 
 
 def create_state(
-    model: nn.Module, optimizer: optax.GradientTransformation, batch: Batch, seed: int
+    model: Module, optimizer: optax.GradientTransformation, batch: Batch, seed: int
 ) -> TrainState:
     """The state before the first step; `batch` gives the shapes."""
     variables = sampling.initialise(model, stream(seed, "initialisation"), batch)
@@ -117,7 +125,7 @@ def create_state(
 
 
 def make_train_step(
-    model: nn.Module, objective: Objective, optimizer: optax.GradientTransformation
+    model: Module, objective: Objective, optimizer: optax.GradientTransformation
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
     """A step over one device's share of a batch, to be mapped over an axis named `devices`.
 
@@ -145,7 +153,8 @@ def make_train_step(
         gradient, (metrics, batch_stats) = jax.grad(loss, has_aux=True)(state.params, state, batch)
         gradient, metrics = lax.pmean((gradient, metrics), "devices")
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        state = state.replace(
+        state = dataclasses.replace(
+            state,
             params=optax.apply_updates(state.params, updates),
             batch_stats=batch_stats,
             opt_state=opt_state,

@@ -23,6 +23,7 @@ import tyro
 
 Array = jax.Array
 Variables = Mapping[str, Any]
+Module = Any  # a linen module that follows the protocol Model, below
 T = TypeVar("T")
 
 # A field of a model that the program sets (from the data, from the training step): it is not
@@ -59,7 +60,7 @@ class Terms:
         log_posterior: log q(z, a | x).
         log_score: log q of the part of (z, a) that is not reparameterised; zeros if none.
         kl: KL(q || p), analytic where known, else `log_posterior - log_prior`.
-        penalty: what the objective subtracts beside the bound (local reconstruction); zeros if none.
+        penalty: what the objective subtracts beside the bound (local reconstruction), or zeros.
         diagnostics: name -> `[B]`, logged and never trained on.
         reparameterised: True where gradients flow through every sample, so that `log_score` is
             zero and the pathwise objectives are unbiased.

@@ -1,5 +1,7 @@
 """Training: `python -m train EXPERIMENT --workdir DIR`, or `train.run(experiment, workdir)`."""
 
-from .runner import Stopped, run
+from .loop import NonFiniteError
+from .runner import run
+from .signals import Stopped
 
-__all__ = ["Stopped", "run"]
+__all__ = ["NonFiniteError", "Stopped", "run"]

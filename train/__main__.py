@@ -16,7 +16,7 @@ from memjax import configs
 from memjax.config import Experiment
 from memjax.errors import InputError
 
-from .runner import NonFiniteError, Stopped, run
+from . import NonFiniteError, Stopped, run
 
 
 @dataclasses.dataclass(frozen=True)

@@ -53,8 +53,9 @@ def over_devices(
     function: Callable, devices: Sequence[jax.Device], in_axes: tuple, donate: tuple[int, ...] = ()
 ) -> Callable:
     """Map a function over the devices; what it returns must be equal on all of them."""
-    options = {"in_axes": in_axes, "out_axes": None, "donate_argnums": donate}
-    return jax.pmap(function, axis_name="devices", devices=list(devices), **options)
+    return jax.pmap(
+        function, "devices", in_axes=in_axes, out_axes=None, devices=devices, donate_argnums=donate
+    )
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:

@@ -37,7 +37,7 @@ def make_validation(
     weights = split_batches(weight.astype(np.float32), batch_size, len(devices))
     images = replicate(split.images, devices)
     key = training.stream(experiment.seed, "validation")
-    binarisation = "none" if experiment.data.binarisation == "none" else "fixed"
+    binarisation: data.Binarisation = "none" if experiment.data.binarisation == "none" else "fixed"
 
     def one_batch(variables: Variables, images: Array, index: Array) -> Array:
         pixels = data.prepare_images(images[index], index, key, binarisation, maximum)

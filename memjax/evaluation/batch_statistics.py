@@ -2,14 +2,13 @@
 
 from typing import Any
 
-import flax.linen as nn
 import jax
 
 from memjax import sampling
-from memjax.types import Array, Batch, Variables
+from memjax.types import Array, Batch, Module, Variables
 
 
-def pass_statistics(model: nn.Module, variables: Variables, batch: Batch, key: Array) -> Variables:
+def pass_statistics(model: Module, variables: Variables, batch: Batch, key: Array) -> Variables:
     """Replace the moving averages by the statistics of one batch, with one sample of z each.
 
     The batch is the whole training set at once: a mean over the statistics of smaller batches is

@@ -9,14 +9,13 @@ neither the size of a chunk nor the number of devices is part of the answer.
 
 from collections.abc import Sequence
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from memjax import bounds, sampling
-from memjax.types import Array, Batch, Variables
+from memjax.types import Array, Batch, Module, Variables
 
 
 @flax.struct.dataclass
@@ -36,7 +35,7 @@ class Likelihood:
 
 
 def log_weights(
-    model: nn.Module,
+    model: Module,
     variables: Variables,
     batch: Batch,
     key: Array,

@@ -1,0 +1,1 @@
+"""The models, one file per paper; each follows `types.Model`."""

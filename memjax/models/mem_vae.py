@@ -3,6 +3,7 @@
 Li, Zhu and Zhang, Learning to generate with memory, ICML 2016.
 """
 
+import math
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -109,7 +110,7 @@ class MemVAE(nn.Module):
             ElementwiseMLP() if memory and self.composition == "elementwise_mlp" else None
             for memory in self.memory
         ]
-        pixels = self.image_shape[0] * self.image_shape[1] * self.image_shape[2]
+        pixels = math.prod(self._image_shape)
         self.image_mean = Dense(pixels, self.precision)
         if self.likelihood == "gaussian":
             self.image_log_variance = Dense(pixels, self.precision)
@@ -201,20 +202,27 @@ class MemVAE(nn.Module):
         return tuple(reversed(layers))
 
     def _with_memory(self, i: int, h_g: Array) -> Layer:
-        if self.memory[i] is None:
+        memory, compose = self.memory[i], self.compose[i]
+        if memory is None:
             return Layer(h_g, None, None, h_g)
-        preferences, h_m = self.memory[i](h_g)
+        preferences, h_m = memory(h_g)
         if i in self.disabled:
             h_m = jnp.ones_like(h_m)
-        composed = self.compose[i](h_g, h_m) if self.compose[i] else h_g + h_m
+        composed = h_g + h_m if compose is None else compose(h_g, h_m)
         output = nn.relu(composed) if self.rectify_composition else composed
         return Layer(h_g, preferences, h_m, output)
 
+    @property
+    def _image_shape(self) -> tuple[int, int, int]:
+        if self.image_shape is None:
+            raise InputError("model.image_shape: found None, expected (H, W, C)")
+        return self.image_shape
+
     def _image_distribution(self, h: Array) -> Any:
-        mean = self.image_mean(h).reshape(-1, *self.image_shape)
+        mean = self.image_mean(h).reshape(-1, *self._image_shape)
         if self.likelihood == "bernoulli":
             return distributions.bernoulli_images(mean)
-        log_variance = self.image_log_variance(h).reshape(-1, *self.image_shape)
+        log_variance = self.image_log_variance(h).reshape(-1, *self._image_shape)
         return distributions.gaussian_images(mean, log_variance)
 
     def _local_error(self, encoding: Encoding, layers: tuple[Layer, ...], keys: Array) -> Array:
@@ -241,8 +249,6 @@ class MemVAE(nn.Module):
 
     def _check(self) -> None:
         depth = len(self.hidden)
-        if self.image_shape is None or len(self.image_shape) != 3:
-            raise InputError(f"model.image_shape: found {self.image_shape}, expected (H, W, C)")
         if not self.hidden or min((*self.hidden, self.latent)) < 1:
             raise InputError(
                 f"model.hidden, model.latent: found {self.hidden}, {self.latent}, "

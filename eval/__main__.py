@@ -1,0 +1,44 @@
+"""The command line of evaluation: `python -m eval TASK --help` says what a task takes."""
+
+import logging
+import sys
+from collections.abc import Callable
+
+import tyro
+
+from memjax.errors import InputError
+
+from . import compare, likelihood, parameters, record, samples, tables
+
+TASKS: dict[str, Callable] = {
+    "likelihood": likelihood,
+    "samples": samples,
+    "parameters": parameters,
+    "compare": compare,
+    "record": record,
+    "tables": tables,
+}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    logger = logging.getLogger("memjax")
+    logger.handlers = [logging.StreamHandler()]
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    try:
+        tyro.extras.subcommand_cli_from_dict(
+            TASKS,
+            prog="eval",
+            description=__doc__,
+            args=argv,
+            config=(tyro.conf.FlagConversionOff,),
+        )
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,254 @@
+"""log p(x) of a split by importance sampling, with its standard error and per-image values."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from tqdm import tqdm
+
+from memjax import data, training
+from memjax.errors import InputError
+from memjax.evaluation import Likelihood, log_weights, pass_statistics, summarise
+from memjax.types import Array, Batch, Variables
+
+from . import records
+from .records import Record
+from .workdir import Run, Step, open_run
+
+logger = logging.getLogger("memjax")
+TASK = "likelihood"
+NUMBERS = (1, 5, 50, 500, 5000, 50_000)
+STATISTICS_IMAGES = 131_072  # the most that one batch of the statistics pass holds
+
+
+def likelihood(
+    workdir: str,
+    num_samples: int = 5000,
+    split: Literal["train", "valid", "test"] = "test",
+    max_images: int | None = None,
+    data_dir: str | None = None,
+    step: Step = "latest",
+    batch_norm: Literal["pass", "moving_average"] = "pass",
+    precision: Literal["float32", "tensorfloat32", "bfloat16"] | None = None,
+    binarisation_seed: int = 0,
+    seed: int = 0,
+    batch_size: int = 100,
+    chunk_size: int = 50,
+) -> list[Record]:
+    """Estimate log p(x) with importance samples; writes results.json and an .npz in the workdir.
+
+    Args:
+        workdir: of a training run.
+        num_samples: importance samples of each image.
+        split: of the data set.
+        max_images: evaluate the first of them only.
+        data_dir: folder with <dataset>.npz files.
+        step: latest, best (by validation bound) or the step of a checkpoint.
+        batch_norm: pass takes the statistics of the whole training set in one batch, as the first
+            paper's code does; moving_average those of training.
+        precision: of matrix products; that of training if not given.
+        binarisation_seed: grey images are binarised once, by this seed.
+        seed: of the importance samples.
+        batch_size: images together; it changes speed and memory, not the answer.
+        chunk_size: samples together; it changes speed and memory, not the answer.
+
+    Raises:
+        InputError: a number below 1, a split that is not there, or anything wrong with the run.
+    """
+    sizes = {"num-samples": num_samples, "batch-size": batch_size, "chunk-size": chunk_size}
+    if max_images is not None:
+        sizes["max-images"] = max_images
+    for name, value in sizes.items():
+        if value < 1:
+            raise InputError(f"--{name}: found {value}, expected at least 1")
+    run = open_run(workdir, data_dir, step)
+    if split not in run.dataset.splits:
+        raise InputError(
+            f"--split: {run.dataset.name} has no {split} split in this run, expected one of "
+            f"{', '.join(run.dataset.splits)}"
+        )
+    started = time.monotonic()
+    if precision is not None:
+        run = dataclasses.replace(run, model=run.model.clone(precision=precision))
+    run, normalisation = with_statistics(run, batch_norm)
+    numbers = [number for number in NUMBERS if number < num_samples]
+    evaluate = make_evaluator(run, num_samples, numbers, seed, binarisation_seed, chunk_size)
+    found = evaluate_split(run, evaluate, split, max_images, batch_size)
+    protocol = {
+        "batch_norm": normalisation,
+        "binarisation_seed": None if is_binary(run) else binarisation_seed,
+        "split_order": run.experiment.data.split_order,
+        "split_seed": run.experiment.data.split_seed,
+        "merge_validation": run.experiment.data.merge_validation,
+        "precision": run.model.precision,
+        "image_size": list(run.dataset.image_shape),
+        "seed": seed,
+    }
+    written = write(run, found, split, num_samples, numbers, protocol, time.monotonic() - started)
+    logger.info("%s", describe(written))
+    return written
+
+
+def is_binary(run: Run) -> bool:
+    """Whether images are used as they are, because they are 0/1 data or grey ones are wanted."""
+    return run.dataset.maximum == 1 or run.experiment.data.binarisation == "none"
+
+
+def with_statistics(run: Run, batch_norm: str) -> tuple[Run, str]:
+    """The run with the batch statistics asked for, and what the protocol calls them."""
+    if not jax.tree.leaves(run.variables.get("batch_stats", {})):
+        return run, "none"
+    if batch_norm == "moving_average":
+        return run, batch_norm
+    images = run.dataset.splits["train"].images
+    index = jnp.arange(min(len(images), STATISTICS_IMAGES))
+    experiment = run.experiment
+    # The training set as the last epoch saw it.
+    epoch = max(0, int(np.ceil(run.epochs)) - 1)
+    key = training.binarisation_key(
+        experiment.seed, epoch if experiment.data.binarisation == "every_epoch" else None
+    )
+
+    @jax.jit
+    def statistics(variables: Variables, images: Array) -> Variables:
+        pixels = data.prepare_images(
+            images, index, key, experiment.data.binarisation, run.dataset.maximum
+        )
+        noise = training.stream(experiment.seed, "evaluation")
+        return pass_statistics(run.model, variables, Batch(pixels, index), noise)
+
+    variables = statistics(run.variables, jnp.asarray(images[: len(index)]))
+    return dataclasses.replace(run, variables=variables), batch_norm
+
+
+def make_evaluator(
+    run: Run,
+    num_samples: int,
+    numbers: list[int],
+    seed: int,
+    binarisation_seed: int,
+    chunk_size: int,
+) -> Callable[[Array, Array], Likelihood]:
+    """A compiled function: images `[B, H, W, C]` uint8, index `[B]` -> Likelihood."""
+    noise = training.stream(seed, "evaluation")
+    binarisation_key = training.stream(binarisation_seed, "evaluation_binarisation")
+    binarisation: data.Binarisation = "none" if is_binary(run) else "fixed"
+    chunk = min(chunk_size, num_samples)
+
+    @jax.jit
+    def evaluate(variables: Variables, images: Array, index: Array) -> Likelihood:
+        pixels = data.prepare_images(
+            images, index, binarisation_key, binarisation, run.dataset.maximum
+        )
+        batch = Batch(pixels, index)
+        weights = log_weights(run.model, variables, batch, noise, num_samples, chunk)
+        return summarise(weights, [*numbers, num_samples])
+
+    return lambda images, index: evaluate(run.variables, images, index)
+
+
+def evaluate_split(
+    run: Run,
+    evaluate: Callable[[Array, Array], Likelihood],
+    split: str,
+    max_images: int | None,
+    batch_size: int,
+) -> Likelihood:
+    """Evaluate a split batch by batch, its images spread over the local devices."""
+    images = run.dataset.splits[split].images[:max_images]
+    devices = jax.local_devices()
+    spread = NamedSharding(Mesh(np.array(devices), ("images",)), PartitionSpec("images"))
+    size = -(-min(batch_size, len(images)) // len(devices)) * len(devices)
+    found = []
+    with tqdm(total=len(images), unit="image", disable=None) as bar:
+        for first in range(0, len(images), size):
+            index = np.arange(first, first + size, dtype=np.int32)
+            # The last batch is filled up with the last image, whose copies are dropped below.
+            rows = np.minimum(index, len(images) - 1)
+            result = evaluate(*jax.device_put((images[rows], index), spread))
+            found.append(jax.tree.map(np.asarray, result))
+            bar.update(min(size, len(images) - first))
+    joined = jax.tree.map(lambda *parts: np.concatenate(parts, axis=-1), *found)
+    return jax.tree.map(lambda values: values[..., : len(images)], joined)
+
+
+def write(
+    run: Run,
+    found: Likelihood,
+    split: str,
+    num_samples: int,
+    numbers: list[int],
+    protocol: dict[str, Any],
+    seconds: float,
+) -> list[Record]:
+    """Add the records to results.json and write the per-image values beside it."""
+    common = {
+        "num_samples": num_samples,
+        "num_images": len(found.log_likelihood),
+        "protocol": protocol,
+        "seconds": round(seconds, 1),
+        **records.here(),
+    }
+    curve = np.asarray(found.iwae_bound, dtype=np.float64).mean(axis=-1)
+    named = {
+        "log_likelihood": found.log_likelihood,
+        "elbo": found.iwae_bound[0],
+        "effective_sample_size": found.effective_sample_size,
+    }
+    new = [
+        run.record(TASK, split, metric, **_mean_and_error(values), **common)
+        for metric, values in named.items()
+    ]
+    new.append(
+        run.record(
+            TASK,
+            split,
+            "iwae_bound",
+            x=[float(number) for number in (*numbers, num_samples)],
+            values=curve.tolist(),
+            **common,
+        )
+    )
+    try:
+        np.savez_compressed(
+            run.workdir / f"{TASK}_{split}_{num_samples}.npz",
+            log_likelihood=found.log_likelihood,
+            effective_sample_size=found.effective_sample_size,
+            iwae_bound=found.iwae_bound,
+            num_samples=np.array([*numbers, num_samples]),
+        )
+    except OSError as error:
+        raise InputError(
+            f"{run.workdir}: cannot be written ({error.strerror}), expected a writable folder"
+        ) from error
+    records.add(run.workdir / records.FILE, new)
+    return new
+
+
+def _mean_and_error(values: Any) -> dict[str, float | None]:
+    count = len(values)
+    error = float(np.std(values, ddof=1, dtype=np.float64) / np.sqrt(count)) if count > 1 else None
+    return {"value": float(np.mean(values, dtype=np.float64)), "stderr": error}
+
+
+def describe(written: list[Record]) -> str:
+    """Two lines for the terminal."""
+    by_metric = {record.metric: record for record in written}
+    main, curve = by_metric["log_likelihood"], by_metric["iwae_bound"]
+    error = "" if main.stderr is None else f" ± {main.stderr:.2f}"
+    lines = [
+        f"{main.experiment}: log p(x) = {main.value:.2f}{error} nats, "
+        f"{main.num_images} {main.split} images, {main.num_samples} samples, {main.seconds:.0f} s"
+    ]
+    if main.paper is not None:
+        lines[0] += f" (paper: {main.paper:.2f})"
+    steps = [f"K={x:.0f}: {y:.2f}" for x, y in zip(curve.x or [], curve.values or [], strict=True)]
+    size = by_metric["effective_sample_size"].value
+    lines.append(f"bound {', '.join(steps)}; effective sample size {size:.0f}")
+    return "\n".join(lines)

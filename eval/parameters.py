@@ -1,0 +1,89 @@
+"""Numbers of parameters beside the published ones."""
+
+import dataclasses
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+
+import memjax
+from memjax import configs, sampling
+from memjax.config import Experiment
+from memjax.types import Batch
+
+from . import records
+from .records import Record
+from .text import columns
+from .workdir import Step
+
+TASK = "parameters"
+# Of the data sets whose models have a published count; the model is built without the data.
+IMAGE_SHAPES = {"mnist": (28, 28, 1), "ocr_letters": (16, 8, 1)}
+
+
+def count(experiment: Experiment) -> int:
+    """The number of trainable parameters; the model must have its image shape."""
+
+    def initialise() -> object:
+        batch = Batch(jnp.zeros((1, *experiment.model.image_shape)), jnp.zeros(1, jnp.int32))
+        return sampling.initialise(experiment.model, jax.random.key(0), batch)["params"]
+
+    return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(initialise)))
+
+
+def parameters(
+    workdir: str | None = None, results: str = "results", step: Step = "latest"
+) -> list[Record]:
+    """Count parameters: of a run, or of every model whose number its paper gives.
+
+    Args:
+        workdir: of a training run; its count goes to results.json there. Without it the published
+            models are counted.
+        results: folder in which the published models' counts go to parameters.json.
+        step: a checkpoint of the run.
+
+    Raises:
+        InputError: not a workdir, or a folder that cannot be written.
+    """
+    if workdir is None:
+        found = [_record(_with_shape(experiment)) for experiment in _published()]
+        records.add(Path(results) / "parameters.json", found)
+    else:
+        restored = memjax.restore(workdir, step)
+        model = restored.model
+        found = [_record(dataclasses.replace(restored.experiment, model=model))]
+        records.add(Path(workdir) / records.FILE, found)
+    print(_table(found))
+    return found
+
+
+def _published() -> list[Experiment]:
+    return [e for e in configs.EXPERIMENTS.values() if e.reference.num_parameters is not None]
+
+
+def _with_shape(experiment: Experiment) -> Experiment:
+    model = experiment.model.clone(image_shape=IMAGE_SHAPES[experiment.dataset])
+    return dataclasses.replace(experiment, model=model)
+
+
+def _record(experiment: Experiment) -> Record:
+    reference = experiment.reference
+    return Record(
+        experiment=experiment.name,
+        task=TASK,
+        dataset=experiment.dataset,
+        split="none",
+        metric="num_parameters",
+        value=count(experiment),
+        paper=reference.num_parameters,
+        protocol={"published_in": "thousands"} if reference.num_parameters else {},
+        **records.here(),
+    )
+
+
+def _table(found: list[Record]) -> str:
+    rows = [("model", "parameters", "paper (thousands)")]
+    for record in found:
+        paper = "-" if record.paper is None else f"{record.paper:,.0f}K"
+        rows.append((record.experiment, f"{record.value:,.0f}", paper))
+    return columns(rows)

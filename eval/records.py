@@ -1,0 +1,125 @@
+"""What a result is: one number or one curve, with everything that it depends on."""
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from memjax import provenance
+from memjax.errors import InputError
+
+FILE = "results.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Record:
+    """One result.
+
+    Attributes:
+        experiment: its name.
+        task: of `python -m eval`, or `training` for the curves of a run.
+        dataset: name, or path of the user's own file.
+        split: train, valid or test.
+        metric: `log_likelihood`, `elbo`, `iwae_bound` in nats, higher is better; `kl_latent`,
+            `nll` in nats; `effective_sample_size`; `num_parameters`; ...
+        value: the number, None for a curve.
+        stderr: standard error of `value` over images.
+        stderr_seeds: standard error over the seeds of training, None for one seed.
+        seeds: of the training runs.
+        num_samples: importance samples for each image.
+        num_images: images averaged over.
+        epochs: of training.
+        steps: of training.
+        protocol: what else the number depends on: batch_norm, binarisation_seed, split_order,
+            split_seed, precision, image_size, ...
+        hardware: that evaluated.
+        versions: of Python and the libraries that evaluated.
+        commit: of the code that evaluated.
+        dirty: whether that code differed from the commit.
+        seconds: that the evaluation took.
+        trained: `commit`, `dirty`, `hardware` and `seconds` of training.
+        paper: the published value, None if there is none.
+        paper_epochs: for how long the paper trained.
+        x: of a curve.
+        values: of a curve.
+    """
+
+    experiment: str
+    task: str
+    dataset: str
+    split: str
+    metric: str
+    value: float | None = None
+    stderr: float | None = None
+    stderr_seeds: float | None = None
+    seeds: list[int] = dataclasses.field(default_factory=list)
+    num_samples: int | None = None
+    num_images: int | None = None
+    epochs: float | None = None
+    steps: int | None = None
+    protocol: dict[str, Any] = dataclasses.field(default_factory=dict)
+    hardware: str | None = None
+    versions: dict[str, str] = dataclasses.field(default_factory=dict)
+    commit: str | None = None
+    dirty: bool | None = None
+    seconds: float | None = None
+    trained: dict[str, Any] | None = None
+    paper: float | None = None
+    paper_epochs: int | None = None
+    x: list[float] | None = None
+    values: list[float] | None = None
+
+    @property
+    def identity(self) -> str:
+        """Equal for two records of the same quantity: the newer replaces the older."""
+        what = [self.experiment, self.task, self.dataset, self.split, self.metric]
+        how = [self.seeds, self.num_samples, self.num_images, self.epochs, self.protocol]
+        return json.dumps([*what, *how], sort_keys=True)
+
+
+def here() -> dict[str, Any]:
+    """`hardware`, `versions`, `commit` and `dirty` of this process."""
+    return provenance.describe()
+
+
+def load(path: Path) -> list[Record]:
+    """The records of a file, none if it does not exist.
+
+    Raises:
+        InputError: not a list of records.
+    """
+    if not path.exists():
+        return []
+    try:
+        return [Record(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{path}: expected a JSON list of memjax records ({error})") from error
+
+
+def add(path: Path, new: Iterable[Record]) -> None:
+    """Put records into a file, in place of those of the same identity.
+
+    Raises:
+        InputError: the file cannot be written, or holds something else.
+    """
+    records = {record.identity: record for record in load(path)}
+    records |= {record.identity: record for record in new}
+    text = json.dumps([_compact(record) for record in records.values()], indent=2) + "\n"
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}), expected a writable folder"
+        ) from error
+
+
+def _compact(record: Record) -> dict[str, Any]:
+    fields = dataclasses.asdict(record)
+    if record.x is None:
+        del fields["x"], fields["values"]
+    return fields

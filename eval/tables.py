@@ -1,0 +1,166 @@
+"""The tables of results/README.md, and of README.md between its two marks: nothing is typed."""
+
+from pathlib import Path
+
+from memjax import configs
+from memjax.config import Experiment
+from memjax.errors import InputError
+
+from . import records
+from .records import Record
+from .text import markdown
+
+DASH = "-"
+BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+TITLES = {"mnist": "MNIST", "ocr_letters": "OCR letters"}
+
+
+def tables(results: str = "results", readme: str | None = "README.md") -> str:
+    """Write <results>/README.md from the records in the folder.
+
+    Args:
+        results: the folder.
+        readme: a page that shows the first tables too, between its marks; none to leave it.
+
+    Returns:
+        What was written to <results>/README.md.
+
+    Raises:
+        InputError: no folder, a file in it that holds no records, or one that cannot be written.
+    """
+    folder = Path(results)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder, expected the folder of `eval record`")
+    found = [one for path in sorted(folder.glob("*.json")) for one in records.load(path)]
+    likelihoods = "\n\n".join(_likelihood_tables(found))
+    page = "\n\n".join(
+        [
+            "# Results",
+            "Made by `python -m eval tables` from the JSON files of this folder.",
+            likelihoods,
+            _parameters_table(found),
+            _runs_table(found),
+        ]
+    )
+    _write(folder / "README.md", page + "\n")
+    if readme is not None and Path(readme).exists():
+        insert(Path(readme), likelihoods)
+    print(folder / "README.md")
+    return page
+
+
+def insert(path: Path, text: str) -> None:
+    """Put text between the marks of a page; a page without marks stays as it is."""
+    page = path.read_text(encoding="utf-8")
+    if BEGIN in page and END in page:
+        before, _, rest = page.partition(BEGIN)
+        after = rest.partition(END)[2]
+        _write(path, f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+
+
+def best(found: list[Record], experiment: Experiment) -> Record | None:
+    """The record to show: the longest training, then the most images, samples and seeds."""
+    matching = [
+        one
+        for one in found
+        if one.experiment == experiment.name
+        and one.metric == "log_likelihood"
+        and one.split == "test"
+        and one.protocol.get("batch_norm") in ("pass", "none")
+    ]
+    return max(
+        matching,
+        key=lambda one: (one.epochs, one.num_images, one.num_samples, len(one.seeds)),
+        default=None,
+    )
+
+
+def _likelihood_tables(found: list[Record]) -> list[str]:
+    made = []
+    for dataset, title in TITLES.items():
+        head = ("experiment", "paper", "ours", "epochs: paper", "ours", "samples", "protocol")
+        rows: list[tuple[str, ...]] = [head]
+        rows += [
+            _likelihood_row(experiment, best(found, experiment))
+            for experiment in configs.EXPERIMENTS.values()
+            if experiment.dataset == dataset
+        ]
+        made.append(f"Test log-likelihood on {title}, nats (higher is better):\n\n{markdown(rows)}")
+    return made
+
+
+def _likelihood_row(experiment: Experiment, one: Record | None) -> tuple[str, ...]:
+    reference = experiment.reference
+    paper = DASH if reference.value is None else f"{reference.value:.2f}"
+    start = (f"`{experiment.name}`", paper)
+    if one is None:
+        command = f"`python -m train {experiment.name} --workdir runs/{experiment.name}`"
+        return (*start, DASH, f"{reference.epochs:,}", DASH, DASH, command)
+    return (
+        *start,
+        _value(one),
+        f"{reference.epochs:,}",
+        f"{one.epochs:,}",
+        f"{one.num_samples:,}",
+        _protocol(one),
+    )
+
+
+def _value(one: Record) -> str:
+    parts = [f"{one.value:.2f}"]
+    if one.stderr is not None:
+        parts.append(f"± {one.stderr:.2f} (images)")
+    if one.stderr_seeds is not None:
+        parts.append(f"± {one.stderr_seeds:.2f} ({len(one.seeds)} seeds)")
+    return " ".join(parts)
+
+
+def _protocol(one: Record) -> str:
+    said = [f"{one.num_images:,} test images", f"{one.protocol.get('split_order')} split"]
+    if one.paper_epochs and one.epochs and one.epochs < one.paper_epochs:
+        said.append(f"trained for {one.epochs:,} of {one.paper_epochs:,} epochs")
+    return ", ".join(said)
+
+
+def _parameters_table(found: list[Record]) -> str:
+    rows = [("experiment", "paper", "ours")]
+    rows += [
+        (f"`{one.experiment}`", f"{one.paper:,.0f}K", f"{one.value:,.0f}")
+        for one in found
+        if one.task == "parameters" and one.paper is not None
+    ]
+    return f"Number of parameters:\n\n{markdown(rows)}"
+
+
+def _runs_table(found: list[Record]) -> str:
+    head = ("experiment", "seeds", "steps", "trained on", "seconds", "evaluated with", "commit")
+    rows: list[tuple[str, ...]] = [head]
+    for experiment in configs.EXPERIMENTS.values():
+        one = best(found, experiment)
+        if one is not None:
+            rows.append(_run_row(one))
+    return f"Where these numbers come from:\n\n{markdown(rows)}"
+
+
+def _run_row(one: Record) -> tuple[str, ...]:
+    trained = one.trained or {}
+    batch_norm, precision = one.protocol.get("batch_norm"), one.protocol.get("precision")
+    versions = f"jax {one.versions.get('jax')}"
+    return (
+        f"`{one.experiment}`",
+        ", ".join(map(str, one.seeds)),
+        f"{one.steps:,}",
+        str(trained.get("hardware", DASH)),
+        f"{trained.get('seconds', 0):,.0f}",
+        f"batch norm: {batch_norm}, {precision}, {versions}",
+        (one.commit or DASH)[:10] + (" (changed)" if one.dirty else ""),
+    )
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}), expected a writable file"
+        ) from error

@@ -1,0 +1,105 @@
+"""What every task needs of a run: the model, its data, its history."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import memjax
+from memjax import backend, data
+from memjax.config import Experiment
+from memjax.data import Dataset
+from memjax.errors import InputError
+from memjax.types import Variables
+
+from .records import Record
+
+Step = int | Literal["latest", "best"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained model with the data set it was trained on.
+
+    Attributes:
+        workdir: its folder.
+        experiment: as it was trained.
+        model: a linen module.
+        variables: `params` and `batch_stats`.
+        step: the checkpoint's.
+        dataset: all splits.
+    """
+
+    workdir: Path
+    experiment: Experiment
+    model: Any
+    variables: Variables
+    step: int
+    dataset: Dataset
+
+    @property
+    def epochs(self) -> float:
+        """Epochs trained, a whole number unless the checkpoint is from the middle of one."""
+        steps = len(self.dataset.splits["train"].images) // self.experiment.train.batch_size
+        epochs = self.step / steps
+        return int(epochs) if epochs == int(epochs) else round(epochs, 3)
+
+    def record(self, task: str, split: str, metric: str, **fields: Any) -> Record:
+        """A record of this run; `fields` as in Record."""
+        reference = self.experiment.reference
+        published = reference.value if metric == reference.metric else None
+        return Record(
+            experiment=self.experiment.name,
+            task=task,
+            dataset=self.experiment.dataset,
+            split=split,
+            metric=metric,
+            seeds=[self.experiment.seed],
+            epochs=self.epochs,
+            steps=self.step,
+            trained=trained(self.workdir),
+            paper=published,
+            paper_epochs=reference.epochs,
+            **fields,
+        )
+
+
+def open_run(workdir: str, data_dir: str | None, step: Step = "latest") -> Run:
+    """Load a run and its data.
+
+    Raises:
+        InputError: not a workdir, no such checkpoint, or bad data.
+    """
+    backend.configure()
+    restored = memjax.restore(workdir, step)
+    experiment = restored.experiment
+    dataset = data.load(
+        experiment.dataset,
+        data_dir,
+        merge_validation=experiment.data.merge_validation,
+        split_order=experiment.data.split_order,
+        split_seed=experiment.data.split_seed,
+    )
+    if dataset.image_shape != tuple(restored.model.image_shape):
+        raise InputError(
+            f"{experiment.dataset}: images are {dataset.image_shape}, expected "
+            f"{tuple(restored.model.image_shape)} as in the training of {workdir}"
+        )
+    return Run(
+        Path(workdir), experiment, restored.model, restored.variables, restored.step, dataset
+    )
+
+
+def trained(workdir: Path) -> dict[str, Any] | None:
+    """Which code and hardware trained a run, and in how many seconds."""
+    path = workdir / "sessions.json"
+    if not path.exists():
+        return None
+    sessions = json.loads(path.read_text(encoding="utf-8"))
+    last = sessions[-1]
+    return {
+        "commit": last["commit"],
+        "dirty": any(session["dirty"] for session in sessions),
+        "hardware": last["hardware"],
+        "seconds": round(sum(session["seconds"] for session in sessions), 1),
+    }

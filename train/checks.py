@@ -1,0 +1,87 @@
+"""What is refused before a run begins."""
+
+from etils import epath
+
+from memjax import config
+from memjax.config import Experiment
+from memjax.data import Dataset
+from memjax.errors import InputError
+
+
+def check_fields(experiment: Experiment) -> None:
+    """Refuse values that no run can have.
+
+    Raises:
+        InputError: names the field, what was found and what was expected.
+    """
+    train = experiment.train
+    at_least_one = {
+        "objective.num_samples": experiment.objective.num_samples,
+        "train.num_epochs": train.num_epochs,
+        "train.batch_size": train.batch_size,
+        "train.save_every": train.save_every,
+        "train.log_every": train.log_every,
+        "train.validation_samples": train.validation_samples,
+        "optimizer.constant_epochs": experiment.optimizer.constant_epochs,
+    }
+    positive = {
+        "train.call_seconds": train.call_seconds,
+        "optimizer.learning_rate": experiment.optimizer.learning_rate,
+        "optimizer.epsilon": experiment.optimizer.epsilon,
+        "optimizer.decay": experiment.optimizer.decay,
+    }
+    not_negative = {
+        "optimizer.clip_global_norm": experiment.optimizer.clip_global_norm,
+        "optimizer.clip_element": experiment.optimizer.clip_element,
+    }
+    for name, value in at_least_one.items():
+        if value < 1:
+            raise InputError(f"{name}: found {value}, expected at least 1")
+    for name, number in positive.items():
+        if not number > 0:
+            raise InputError(f"{name}: found {number}, expected more than 0")
+    for name, number in not_negative.items():
+        if not number >= 0:
+            raise InputError(f"{name}: found {number}, expected at least 0")
+    for name, decay in (("b1", experiment.optimizer.b1), ("b2", experiment.optimizer.b2)):
+        if not 0 <= decay < 1:
+            raise InputError(f"optimizer.{name}: found {decay}, expected at least 0, less than 1")
+    if experiment.seed not in range(2**32):
+        raise InputError(f"seed: found {experiment.seed}, expected 0 to {2**32 - 1}")
+
+
+def check_data(experiment: Experiment, dataset: Dataset) -> None:
+    """Refuse a data set that the batch or the likelihood does not fit.
+
+    Raises:
+        InputError: fewer images than a batch, or grey targets that are no Bernoulli variables.
+    """
+    found, most = experiment.train.batch_size, len(dataset.splits["train"].images)
+    if found > most:
+        raise InputError(
+            f"train.batch_size: found {found}, expected at most the {most} training images "
+            f"of {dataset.name}"
+        )
+
+
+def prepare_workdir(experiment: Experiment, workdir: str) -> None:
+    """Make the folder and write its config.json, or check that it holds this very run.
+
+    Raises:
+        InputError: it cannot be written, or holds something else.
+    """
+    path = epath.Path(workdir)
+    try:
+        if (path / config.FILE).exists():
+            config.check_same_run(experiment, workdir)
+        elif path.exists() and any(path.iterdir()):
+            raise InputError(
+                f"{workdir}: holds files but no {config.FILE}, "
+                "expected a new folder, an empty one or the workdir of a run"
+            )
+        path.mkdir(parents=True, exist_ok=True)
+        config.save(experiment, workdir)
+    except OSError as error:
+        raise InputError(
+            f"{workdir}: cannot be written ({error.strerror}), expected a writable folder"
+        ) from error

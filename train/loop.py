@@ -1,0 +1,200 @@
+"""The loop of a run: calls to the devices, logs, validation, checkpoints."""
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from memjax import data, training
+from memjax.checkpoint import Checkpoints
+from memjax.config import Experiment
+from memjax.data import Dataset
+from memjax.training import TrainState
+from memjax.types import Array, Batch, Variables
+
+from . import devices
+from .devices import RunState
+from .log import Log
+from .pictures import make_pictures
+from .sessions import Session
+from .signals import Stopped
+from .validation import make_validation
+
+logger = logging.getLogger("memjax")
+
+
+class NonFiniteError(Exception):
+    """The objective became infinite or not a number; the message names step and checkpoint."""
+
+
+class Loop:
+    """One run over one data set in one workdir."""
+
+    def __init__(self, experiment: Experiment, dataset: Dataset, workdir: str):
+        """Compile nothing yet; open the checkpoints, start or resume, open the logs.
+
+        Args:
+            experiment: with the model's image shape filled in.
+            dataset: all splits.
+            workdir: prepared.
+        """
+        self._experiment = experiment
+        self._workdir = workdir
+        self._images = dataset.splits["train"].images
+        self._steps_per_epoch = len(self._images) // experiment.train.batch_size
+        self._total_steps = experiment.train.num_epochs * self._steps_per_epoch
+        self._devices = devices.choose(experiment.train.batch_size)
+        optimizer = training.make_optimizer(
+            **dataclasses.asdict(experiment.optimizer), steps_per_epoch=self._steps_per_epoch
+        )
+        step = training.make_train_step(experiment.model, experiment.objective, optimizer)
+        self._call = devices.make_call(experiment, step, dataset.maximum, self._devices)
+        self._validate = _validation(experiment, dataset, self._devices)
+        self._draw = make_pictures(experiment, dataset)
+        self._seconds_per_step: float | None = None
+        self._checkpoints = Checkpoints(workdir)
+        self._state = devices.replicate(self._start(step, optimizer, dataset), self._devices)
+        self._log = Log(workdir, self._step, self._total_steps)
+        self._session = Session(workdir, self._step)
+
+    def train(self, signals: Sequence[int], stop_at_step: int | None) -> TrainState:
+        """Take all steps that are left.
+
+        Args:
+            signals: grows when a signal arrives.
+            stop_at_step: leave off after that step.
+
+        Raises:
+            NonFiniteError: the objective became infinite or not a number.
+            Stopped: a signal arrived.
+        """
+        images = devices.replicate(self._images, self._devices)
+        step = self._step
+        last = min(self._total_steps, stop_at_step or self._total_steps)
+        planned, plan = -1, np.empty(0)
+        while step < last:
+            epoch, first = divmod(step, self._steps_per_epoch)
+            if epoch != planned:
+                planned, plan = epoch, self._plan(epoch)
+            count = self._count(min(self._steps_per_epoch - first, last - step))
+            bound = self._advance(images, plan, epoch, first, count)
+            step += count
+            self._log.progress(step, bound)
+            if first + count == self._steps_per_epoch:
+                self._end_epoch(epoch + 1)
+            if signals:
+                self._save()
+                raise Stopped(signals[0], step)
+        self._save()
+        return self._state.train
+
+    def close(self) -> None:
+        """Wait for the checkpoints and flush the logs."""
+        self._checkpoints.close()
+        self._log.close()
+
+    @property
+    def _step(self) -> int:
+        return int(self._state.train.step)
+
+    def _start(
+        self, step: Callable, optimizer: optax.GradientTransformation, dataset: Dataset
+    ) -> RunState:
+        experiment = self._experiment
+        local = experiment.train.batch_size // len(self._devices)
+
+        def initial() -> RunState:
+            batch = Batch(jnp.zeros((local, *dataset.image_shape)), jnp.zeros(local, jnp.int32))
+            state = training.create_state(experiment.model, optimizer, batch, experiment.seed)
+            return devices.initial_run_state(step, state, batch)
+
+        latest = self._checkpoints.latest_step()
+        if latest is not None:
+            logger.info("going on from step %d of %s", latest, self._workdir)
+            return self._checkpoints.restore(jax.eval_shape(initial), latest)
+        state = jax.jit(initial)()
+        logger.info(
+            "%s: %s parameters, %s training images, %d steps an epoch, %d device(s)",
+            experiment.name,
+            f"{sum(leaf.size for leaf in jax.tree.leaves(state.train.params)):,}",
+            f"{len(self._images):,}",
+            self._steps_per_epoch,
+            len(self._devices),
+        )
+        return state
+
+    def _plan(self, epoch: int) -> np.ndarray:
+        order = data.epoch_permutation(self._experiment.seed, epoch, len(self._images))
+        return devices.split_batches(order, self._experiment.train.batch_size, len(self._devices))
+
+    def _count(self, most: int) -> int:
+        """Steps of the next call: one and then a few, to measure, then what the time allows."""
+        if self._seconds_per_step is None:
+            return 1
+        aim = self._experiment.train.call_seconds / 2  # the speed of a machine varies
+        return int(np.clip(aim / self._seconds_per_step, 1, most))
+
+    def _advance(
+        self, images: Array, plan: np.ndarray, epoch: int, first: int, count: int
+    ) -> float:
+        """Take `count` steps of an epoch; returns their mean bound in nats."""
+        before, counted = float(self._state.totals["bound"]), int(self._state.counted)
+        started = time.monotonic()
+        place = (jnp.int32(epoch), jnp.int32(first), jnp.int32(count))
+        self._state = self._call(self._state, images, plan, *place)
+        after = float(self._state.totals["bound"])  # waits for the devices
+        seconds = (time.monotonic() - started) / count
+        # The first call compiles, and says nothing of the next but that it should be short.
+        self._seconds_per_step = 0.1 if self._seconds_per_step is None else seconds
+        self._check_finite()
+        return (after - before) / (int(self._state.counted) - counted)
+
+    def _check_finite(self) -> None:
+        step = int(self._state.nonfinite_step)
+        if step >= 0:
+            good = self._checkpoints.latest_step()
+            raise NonFiniteError(
+                f"step {step}: the objective is not finite, training stopped; last good "
+                f"checkpoint in {self._workdir}: {'none' if good is None else f'step {good}'}"
+            )
+
+    def _end_epoch(self, epoch: int) -> None:
+        train = self._experiment.train
+        save = epoch == train.num_epochs or epoch % train.save_every == 0
+        bound = self._validate(self._state.train.variables) if save and self._validate else None
+        if save or epoch % train.log_every == 0:
+            self._log_metrics(epoch, bound)
+        if save:
+            for name, grid in self._draw(self._state.train.variables).items():
+                self._log.images(self._step, name, grid)
+            self._save(bound)
+
+    def _log_metrics(self, epoch: int, bound: float | None) -> None:
+        state = self._state
+        values = {name: float(total) / int(state.counted) for name, total in state.totals.items()}
+        if bound is not None:
+            values["validation_bound"] = bound
+        self._log.metrics(self._step, epoch, values)
+        self._state = dataclasses.replace(
+            state,
+            totals=jax.tree.map(jnp.zeros_like, state.totals),
+            counted=jnp.zeros_like(state.counted),
+        )
+
+    def _save(self, validation_bound: float | None = None) -> None:
+        self._checkpoints.save(self._state, self._step, validation_bound)
+        self._session.saved(self._step)
+
+
+def _validation(
+    experiment: Experiment, dataset: Dataset, used: Sequence[jax.Device]
+) -> Callable[[Variables], float] | None:
+    split = dataset.splits.get("valid")
+    if split is None:
+        return None
+    return make_validation(experiment, split, dataset.maximum, used)
