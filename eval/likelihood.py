@@ -88,7 +88,7 @@ def likelihood(
         "merge_validation": run.experiment.data.merge_validation,
         "precision": run.model.precision,
         "image_size": list(run.dataset.image_shape),
-        "seed": seed,
+        "evaluation_seed": seed,
     }
     written = write(run, found, split, num_samples, numbers, protocol, time.monotonic() - started)
     logger.info("%s", describe(written))

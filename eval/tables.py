@@ -1,5 +1,6 @@
 """The tables of results/README.md, and of README.md between its two marks: nothing is typed."""
 
+import dataclasses
 from pathlib import Path
 
 from memjax import configs
@@ -38,6 +39,7 @@ def tables(results: str = "results", readme: str | None = "README.md") -> str:
             "# Results",
             "Made by `python -m eval tables` from the JSON files of this folder.",
             likelihoods,
+            _batch_norm_table(found),
             _parameters_table(found),
             _runs_table(found),
         ]
@@ -120,6 +122,34 @@ def _protocol(one: Record) -> str:
     if one.paper_epochs and one.epochs and one.epochs < one.paper_epochs:
         said.append(f"trained for {one.epochs:,} of {one.paper_epochs:,} epochs")
     return ", ".join(said)
+
+
+def _batch_norm_table(found: list[Record]) -> str:
+    """The same models with both kinds of batch statistics."""
+    rows: list[tuple[str, ...]] = [("experiment", "pass", "moving average", "difference")]
+    for experiment in configs.EXPERIMENTS.values():
+        one = best(found, experiment)
+        other = None if one is None else _with_moving_average(found, one)
+        if one is not None and other is not None:
+            difference = (one.value or 0.0) - (other.value or 0.0)
+            rows.append(
+                (
+                    f"`{one.experiment}`",
+                    f"{one.value:.3f}",
+                    f"{other.value:.3f}",
+                    f"{difference:+.3f}",
+                )
+            )
+    return (
+        "Batch statistics from one pass over the training set, or the moving averages of "
+        f"training, nats:\n\n{markdown(rows)}"
+    )
+
+
+def _with_moving_average(found: list[Record], one: Record) -> Record | None:
+    protocol = {**one.protocol, "batch_norm": "moving_average"}
+    wanted = dataclasses.replace(one, protocol=protocol).identity
+    return next((other for other in found if other.identity == wanted), None)
 
 
 def _parameters_table(found: list[Record]) -> str:
