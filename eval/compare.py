@@ -1,9 +1,8 @@
 """Several runs side by side: a table and a picture."""
 
-from pathlib import Path
-
 import numpy as np
 import tyro
+from etils import epath
 
 from memjax.errors import InputError
 
@@ -42,7 +41,7 @@ def compare(
         raise InputError("compare: found no workdirs, expected at least one")
     runs = [open_run(workdir, data_dir, step) for workdir in workdirs]
     table = columns([_HEAD, *(_row(run) for run in runs)])
-    path = Path(output)
+    path = epath.Path(output)
     save_panels(_panels(runs, num_images), path)
     print(f"{table}\n\npicture: {path}")
     return table

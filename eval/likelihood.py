@@ -216,13 +216,14 @@ def write(
         )
     )
     try:
-        np.savez_compressed(
-            run.workdir / f"{TASK}_{split}_{num_samples}.npz",
-            log_likelihood=found.log_likelihood,
-            effective_sample_size=found.effective_sample_size,
-            iwae_bound=found.iwae_bound,
-            num_samples=np.array([*numbers, num_samples]),
-        )
+        with (run.workdir / f"{TASK}_{split}_{num_samples}.npz").open("wb") as file:
+            np.savez_compressed(
+                file,
+                log_likelihood=found.log_likelihood,
+                effective_sample_size=found.effective_sample_size,
+                iwae_bound=found.iwae_bound,
+                num_samples=np.array([*numbers, num_samples]),
+            )
     except OSError as error:
         raise InputError(
             f"{run.workdir}: cannot be written ({error.strerror}), expected a writable folder"

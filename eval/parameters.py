@@ -1,10 +1,10 @@
 """Numbers of parameters beside the published ones."""
 
 import dataclasses
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+from etils import epath
 
 import memjax
 from memjax import configs, sampling
@@ -47,12 +47,12 @@ def parameters(
     """
     if workdir is None:
         found = [_record(_with_shape(experiment)) for experiment in _published()]
-        records.add(Path(results) / "parameters.json", found)
+        records.add(epath.Path(results) / "parameters.json", found)
     else:
         restored = memjax.restore(workdir, step)
         model = restored.model
         found = [_record(dataclasses.replace(restored.experiment, model=model))]
-        records.add(Path(workdir) / records.FILE, found)
+        records.add(epath.Path(workdir) / records.FILE, found)
     print(_table(found))
     return found
 

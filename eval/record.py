@@ -2,10 +2,10 @@
 
 import dataclasses
 import json
-from pathlib import Path
 
 import numpy as np
 import tyro
+from etils import epath
 
 from memjax import config
 from memjax.errors import InputError
@@ -35,7 +35,7 @@ def record(
     if not workdirs:
         raise InputError("record: found no workdirs, expected at least one")
     by_name: dict[str, list[Record]] = {}
-    for workdir in map(Path, workdirs):
+    for workdir in map(epath.Path, workdirs):
         name = str(config.load_fields(str(workdir))["name"])
         found = records.load(workdir / records.FILE)
         if not found:
@@ -46,7 +46,7 @@ def record(
         by_name.setdefault(name, []).extend([*found, *training_curves(workdir, found[0])])
     written = []
     for name, found in by_name.items():
-        path = Path(results) / f"{name}.json"
+        path = epath.Path(results) / f"{name}.json"
         together = over_seeds(found)
         records.add(path, together)
         print(f"{path}: {len(together)} records")
@@ -54,7 +54,7 @@ def record(
     return written
 
 
-def training_curves(workdir: Path, like: Record) -> list[Record]:
+def training_curves(workdir: epath.Path, like: Record) -> list[Record]:
     """The bound over epochs, on the training and the validation split, from metrics.jsonl."""
     path = workdir / "metrics.jsonl"
     if not path.exists():
@@ -69,7 +69,9 @@ def training_curves(workdir: Path, like: Record) -> list[Record]:
     return curves
 
 
-def _curve(workdir: Path, like: Record, split: str, points: list[tuple[int, float]]) -> Record:
+def _curve(
+    workdir: epath.Path, like: Record, split: str, points: list[tuple[int, float]]
+) -> Record:
     return Record(
         experiment=like.experiment,
         task="training",

@@ -4,8 +4,9 @@ import dataclasses
 import json
 import os
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
+
+from etils import epath
 
 from memjax import provenance
 from memjax.errors import InputError
@@ -84,7 +85,7 @@ def here() -> dict[str, Any]:
     return provenance.describe()
 
 
-def load(path: Path) -> list[Record]:
+def load(path: epath.Path) -> list[Record]:
     """The records of a file, none if it does not exist.
 
     Raises:
@@ -98,7 +99,7 @@ def load(path: Path) -> list[Record]:
         raise InputError(f"{path}: expected a JSON list of memjax records ({error})") from error
 
 
-def add(path: Path, new: Iterable[Record]) -> None:
+def add(path: epath.Path, new: Iterable[Record]) -> None:
     """Put records into a file, in place of those of the same identity.
 
     Raises:

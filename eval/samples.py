@@ -1,10 +1,9 @@
 """Pictures of a run: data, reconstructions, samples from the prior."""
 
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+from etils import epath
 
 from memjax import data, plots, sampling, training
 from memjax.errors import InputError
@@ -21,7 +20,7 @@ def samples(
     data_dir: str | None = None,
     step: Step = "latest",
     seed: int = 0,
-) -> Path:
+) -> epath.Path:
     """Draw images from a trained model, beside test images and their reconstructions.
 
     Args:
@@ -41,7 +40,7 @@ def samples(
     if num_images < 1:
         raise InputError(f"--num-images: found {num_images}, expected at least 1")
     run, _ = with_statistics(open_run(workdir, data_dir, step), "pass")
-    path = Path(output) if output else run.workdir / "samples.png"
+    path = epath.Path(output) if output else run.workdir / "samples.png"
     save_panels(pictures(run, num_images, seed), path)
     print(path)
     return path
@@ -67,7 +66,7 @@ def pictures(run: Run, num_images: int, seed: int = 0) -> dict[str, np.ndarray]:
     return dict(zip(titles, map(np.asarray, draw()), strict=True))
 
 
-def save_panels(titled: dict[str, np.ndarray], path: Path) -> None:
+def save_panels(titled: dict[str, np.ndarray], path: epath.Path) -> None:
     """Write panels as PNG.
 
     Raises:

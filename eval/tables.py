@@ -1,7 +1,8 @@
 """The tables of results/README.md, and of README.md between its two marks: nothing is typed."""
 
 import dataclasses
-from pathlib import Path
+
+from etils import epath
 
 from memjax import configs
 from memjax.config import Experiment
@@ -29,7 +30,7 @@ def tables(results: str = "results", readme: str | None = "README.md") -> str:
     Raises:
         InputError: no folder, a file in it that holds no records, or one that cannot be written.
     """
-    folder = Path(results)
+    folder = epath.Path(results)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder, expected the folder of `eval record`")
     found = [one for path in sorted(folder.glob("*.json")) for one in records.load(path)]
@@ -45,13 +46,13 @@ def tables(results: str = "results", readme: str | None = "README.md") -> str:
         ]
     )
     _write(folder / "README.md", page + "\n")
-    if readme is not None and Path(readme).exists():
-        insert(Path(readme), likelihoods)
+    if readme is not None and epath.Path(readme).exists():
+        insert(epath.Path(readme), likelihoods)
     print(folder / "README.md")
     return page
 
 
-def insert(path: Path, text: str) -> None:
+def insert(path: epath.Path, text: str) -> None:
     """Put text between the marks of a page; a page without marks stays as it is."""
     page = path.read_text(encoding="utf-8")
     if BEGIN in page and END in page:
@@ -187,7 +188,7 @@ def _run_row(one: Record) -> tuple[str, ...]:
     )
 
 
-def _write(path: Path, text: str) -> None:
+def _write(path: epath.Path, text: str) -> None:
     try:
         path.write_text(text, encoding="utf-8")
     except OSError as error:

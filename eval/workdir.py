@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any, Literal
+
+from etils import epath
 
 import memjax
 from memjax import backend, data
@@ -30,7 +31,7 @@ class Run:
         dataset: all splits.
     """
 
-    workdir: Path
+    workdir: epath.Path
     experiment: Experiment
     model: Any
     variables: Variables
@@ -86,11 +87,11 @@ def open_run(workdir: str, data_dir: str | None, step: Step = "latest") -> Run:
             f"{tuple(restored.model.image_shape)} as in the training of {workdir}"
         )
     return Run(
-        Path(workdir), experiment, restored.model, restored.variables, restored.step, dataset
+        epath.Path(workdir), experiment, restored.model, restored.variables, restored.step, dataset
     )
 
 
-def trained(workdir: Path) -> dict[str, Any] | None:
+def trained(workdir: epath.Path) -> dict[str, Any] | None:
     """Which code and hardware trained a run, and in how many seconds."""
     path = workdir / "sessions.json"
     if not path.exists():

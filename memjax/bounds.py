@@ -50,4 +50,6 @@ def effective_sample_size(log_weights: Array) -> Array:
     Source: Kong, A note on importance sampling using standardized weights, 1992.
     """
     chex.assert_rank(log_weights, 2)
-    return jnp.exp(2 * logsumexp(log_weights, axis=0) - logsumexp(2 * log_weights, axis=0))
+    # Relative to the largest: at -1e5 nats the difference below would keep two digits of float32.
+    relative = log_weights - jnp.max(log_weights, axis=0)
+    return jnp.exp(2 * logsumexp(relative, axis=0) - logsumexp(2 * relative, axis=0))

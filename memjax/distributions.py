@@ -3,8 +3,7 @@
 import warnings
 
 import jax.numpy as jnp
-
-from memjax.types import Array
+from jax import Array
 
 with warnings.catch_warnings():
     # tensorflow-probability, which distrax imports, warns about its own type annotations.

@@ -1,10 +1,10 @@
 """Arrays to pictures."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from etils import epath
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -69,7 +69,8 @@ def curves(
     return figure
 
 
-def save(figure: "Figure", path: Path) -> None:
+def save(figure: "Figure", path: epath.Path) -> None:
     """Write a figure as PNG, with the same bytes for the same figure."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130, metadata={"Software": None})
+    with path.open("wb") as file:
+        figure.savefig(file, format="png", dpi=130, metadata={"Software": None})

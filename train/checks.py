@@ -54,13 +54,19 @@ def check_data(experiment: Experiment, dataset: Dataset) -> None:
     """Refuse a data set that the batch or the likelihood does not fit.
 
     Raises:
-        InputError: fewer images than a batch, or grey targets that are no Bernoulli variables.
+        InputError: fewer images than a batch, or pixels of 0 and 1 for a density.
     """
     found, most = experiment.train.batch_size, len(dataset.splits["train"].images)
     if found > most:
         raise InputError(
             f"train.batch_size: found {found}, expected at most the {most} training images "
             f"of {dataset.name}"
+        )
+    binarisation = experiment.data.binarisation
+    if getattr(experiment.model, "likelihood", None) == "gaussian" and binarisation != "none":
+        # The density of two values grows without limit as the variance falls.
+        raise InputError(
+            f"data.binarisation: found {binarisation} with a gaussian likelihood, expected none"
         )
 
 

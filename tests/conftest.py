@@ -1,0 +1,26 @@
+"""Four virtual devices, compiled programs kept for the session, nothing written at home."""
+
+import os
+import shutil
+import tempfile
+
+import pytest
+
+from memjax import backend
+
+# jax reads all of these when it is imported, and processes that the tests start inherit them.
+_SCRATCH = tempfile.mkdtemp(prefix="memjax-tests-")
+_FLAGS = os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = f"{_FLAGS} --xla_force_host_platform_device_count=4".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Every run compiles its step anew, for the most part the same one.
+os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{_SCRATCH}/compiled"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+os.environ["MEMJAX_CACHE_DIR"] = f"{_SCRATCH}/data"
+backend.configure()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    del config
+    shutil.rmtree(_SCRATCH, ignore_errors=True)
