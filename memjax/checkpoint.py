@@ -44,7 +44,10 @@ class Checkpoints:
             preservation_policy=keep,
             create=create,
         )
-        self._manager = ocp.CheckpointManager(epath.Path(workdir) / FOLDER, options=options)
+        path = epath.Path(workdir)
+        # Orbax takes absolute paths only; to resolve a bucket's address would spoil it.
+        folder = (path if path.is_absolute() else path.resolve()) / FOLDER
+        self._manager = ocp.CheckpointManager(folder, options=options)
 
     def save(self, state: Any, step: int, validation_bound: float | None = None) -> None:
         """Save a state, unless this step is saved already.
