@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from etils import epath
 
 import memjax
-from memjax import configs, sampling
+from memjax import config, configs, sampling
 from memjax.config import Experiment
 from memjax.types import Batch
 
@@ -67,7 +67,8 @@ def _with_shape(experiment: Experiment) -> Experiment:
 
 
 def _record(experiment: Experiment) -> Record:
-    reference = experiment.reference
+    changed = config.changed_fields(experiment, configs.get(experiment.name))
+    published = None if changed else experiment.reference.num_parameters
     return Record(
         experiment=experiment.name,
         task=TASK,
@@ -75,14 +76,14 @@ def _record(experiment: Experiment) -> Record:
         split="none",
         metric="num_parameters",
         value=count(experiment),
-        paper=reference.num_parameters,
-        protocol={"published_in": "thousands"} if reference.num_parameters else {},
+        paper=published,
+        protocol={"changed": changed} if changed else {},
         **records.here(),
     )
 
 
 def _table(found: list[Record]) -> str:
-    rows = [("model", "parameters", "paper (thousands)")]
+    rows = [("model", "parameters", "paper")]
     for record in found:
         paper = "-" if record.paper is None else f"{record.paper:,.0f}K"
         rows.append((record.experiment, f"{record.value:,.0f}", paper))

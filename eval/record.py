@@ -82,6 +82,7 @@ def _curve(
         epochs=like.epochs,
         steps=like.steps,
         trained=trained(workdir),
+        protocol={name: like.protocol[name] for name in ("changed",) if name in like.protocol},
         paper_epochs=like.paper_epochs,
         x=[float(epoch) for epoch, _ in points],
         values=[round(value, 4) for _, value in points],

@@ -62,13 +62,14 @@ def insert(path: epath.Path, text: str) -> None:
 
 
 def best(found: list[Record], experiment: Experiment) -> Record | None:
-    """The record to show: the longest training, then the most images, samples and seeds."""
+    """The record of the unchanged experiment that trained longest, on most images and samples."""
     matching = [
         one
         for one in found
         if one.experiment == experiment.name
         and one.metric == "log_likelihood"
         and one.split == "test"
+        and "changed" not in one.protocol
         and one.protocol.get("batch_norm") in ("pass", "none")
     ]
     return max(

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from etils import epath
 
 import memjax
-from memjax import backend, data
+from memjax import backend, config, configs, data
 from memjax.config import Experiment
 from memjax.data import Dataset
 from memjax.errors import InputError
@@ -48,7 +48,9 @@ class Run:
     def record(self, task: str, split: str, metric: str, **fields: Any) -> Record:
         """A record of this run; `fields` as in Record."""
         reference = self.experiment.reference
-        published = reference.value if metric == reference.metric else None
+        changed = config.changed_fields(self.experiment, configs.get(self.experiment.name))
+        published = reference.value if metric == reference.metric and not changed else None
+        protocol = fields.pop("protocol", {}) | ({"changed": changed} if changed else {})
         return Record(
             experiment=self.experiment.name,
             task=task,
@@ -60,7 +62,8 @@ class Run:
             steps=self.step,
             trained=trained(self.workdir),
             paper=published,
-            paper_epochs=reference.epochs,
+            paper_epochs=None if changed else reference.epochs,
+            protocol=protocol,
             **fields,
         )
 

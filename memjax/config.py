@@ -190,6 +190,17 @@ def flatten(fields: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     return flat
 
 
+def changed_fields(experiment: Experiment, base: Experiment) -> dict[str, Any]:
+    """Flat fields in which an experiment differs from the one it was made from.
+
+    What does not make it another experiment is left out: the seed, the length of training and how
+    it is logged, and the image shape, which comes from the data.
+    """
+    free = MAY_CHANGE | {"seed", "model.image_shape"}
+    before, after = flatten(fields_of(base)), flatten(fields_of(experiment))
+    return {name: after[name] for name in after if name not in free and after[name] != before[name]}
+
+
 def save(experiment: Experiment, workdir: str) -> None:
     """Write the experiment's fields to `config.json` in the workdir."""
     document = {"format_version": FORMAT_VERSION, "fields": fields_of(experiment)}

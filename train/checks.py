@@ -1,11 +1,14 @@
 """What is refused before a run begins."""
 
+import jax
+import jax.numpy as jnp
 from etils import epath
 
-from memjax import config
+from memjax import config, sampling
 from memjax.config import Experiment
 from memjax.data import Dataset
 from memjax.errors import InputError
+from memjax.types import Batch
 
 
 def check_fields(experiment: Experiment) -> None:
@@ -70,21 +73,49 @@ def check_data(experiment: Experiment, dataset: Dataset) -> None:
         )
 
 
+def check_model(experiment: Experiment) -> None:
+    """Refuse a model that cannot be built; the image shape must be filled in.
+
+    Raises:
+        InputError: names the model's field.
+    """
+    batch = Batch(jnp.zeros((1, *experiment.model.image_shape)), jnp.zeros(1, jnp.int32))
+    jax.eval_shape(lambda: sampling.initialise(experiment.model, jax.random.key(0), batch))
+
+
+def check_workdir(experiment: Experiment, workdir: str) -> None:
+    """Refuse a folder that holds something else, before data are loaded or anything is written.
+
+    Raises:
+        InputError: it holds another experiment, or files that are no run's.
+    """
+    path = epath.Path(workdir)
+    if (path / config.FILE).exists():
+        name = config.load_fields(workdir)["name"]
+        if name != experiment.name:
+            raise InputError(
+                f"{workdir}: holds a run of {name}, found {experiment.name}; "
+                "expected the same experiment or another workdir"
+            )
+    elif path.exists() and not path.is_dir():
+        raise InputError(f"{workdir}: is a file, expected a folder")
+    elif path.exists() and any(path.iterdir()):
+        raise InputError(
+            f"{workdir}: holds files but no {config.FILE}, "
+            "expected a new folder, an empty one or the workdir of a run"
+        )
+
+
 def prepare_workdir(experiment: Experiment, workdir: str) -> None:
     """Make the folder and write its config.json, or check that it holds this very run.
 
     Raises:
-        InputError: it cannot be written, or holds something else.
+        InputError: it cannot be written, or holds a run with other fields.
     """
     path = epath.Path(workdir)
+    if (path / config.FILE).exists():
+        config.check_same_run(experiment, workdir)
     try:
-        if (path / config.FILE).exists():
-            config.check_same_run(experiment, workdir)
-        elif path.exists() and any(path.iterdir()):
-            raise InputError(
-                f"{workdir}: holds files but no {config.FILE}, "
-                "expected a new folder, an empty one or the workdir of a run"
-            )
         path.mkdir(parents=True, exist_ok=True)
         config.save(experiment, workdir)
     except OSError as error:

@@ -7,7 +7,7 @@ from memjax.config import Experiment
 from memjax.data import Dataset
 from memjax.training import TrainState
 
-from .checks import check_data, check_fields, prepare_workdir
+from .checks import check_data, check_fields, check_model, check_workdir, prepare_workdir
 from .loop import Loop
 from .signals import collected
 
@@ -41,6 +41,7 @@ def run(
     if isinstance(experiment, str):
         experiment = configs.get(experiment)
     check_fields(experiment)
+    check_workdir(experiment, workdir)
     backend.configure()
     dataset = data.load(
         experiment.dataset,
@@ -51,6 +52,7 @@ def run(
     )
     check_data(experiment, dataset)
     experiment = fit_to_data(experiment, dataset)
+    check_model(experiment)
     prepare_workdir(experiment, workdir)
     loop = Loop(experiment, dataset, workdir)
     try:
