@@ -85,6 +85,6 @@ def _record(experiment: Experiment) -> Record:
 def _table(found: list[Record]) -> str:
     rows = [("model", "parameters", "paper")]
     for record in found:
-        paper = "-" if record.paper is None else f"{record.paper:,.0f}K"
+        paper = "-" if record.paper is None else f"{record.paper / 1000:,.0f}K"
         rows.append((record.experiment, f"{record.value:,.0f}", paper))
     return columns(rows)

@@ -157,7 +157,7 @@ def _with_moving_average(found: list[Record], one: Record) -> Record | None:
 def _parameters_table(found: list[Record]) -> str:
     rows = [("experiment", "paper", "ours")]
     rows += [
-        (f"`{one.experiment}`", f"{one.paper:,.0f}K", f"{one.value:,.0f}")
+        (f"`{one.experiment}`", f"{one.paper / 1000:,.0f}K", f"{one.value:,.0f}")
         for one in found
         if one.task == "parameters" and one.paper is not None
     ]

@@ -26,7 +26,7 @@ class Reference:
         value: the published figure, None if there is none.
         epochs: for how long the paper trained.
         num_samples: with how many importance samples it evaluated.
-        num_parameters: the published number, in thousands.
+        num_parameters: as published, rounded to thousands.
     """
 
     paper: str
