@@ -4,7 +4,7 @@ import dataclasses
 
 from etils import epath
 
-from memjax import configs
+from memjax import configs, plots
 from memjax.config import Experiment
 from memjax.errors import InputError
 
@@ -40,6 +40,7 @@ def tables(results: str = "results", readme: str | None = "README.md") -> str:
             "# Results",
             "Made by `python -m eval tables` from the JSON files of this folder.",
             likelihoods,
+            *_draw_curves(found, folder),
             _batch_norm_table(found),
             _parameters_table(found),
             _runs_table(found),
@@ -124,6 +125,26 @@ def _protocol(one: Record) -> str:
     if one.paper_epochs and one.epochs and one.epochs < one.paper_epochs:
         said.append(f"trained for {one.epochs:,} of {one.paper_epochs:,} epochs")
     return ", ".join(said)
+
+
+def _draw_curves(found: list[Record], folder: epath.Path) -> list[str]:
+    """Draw the bound over epochs of each data set's runs; returns the pictures in Markdown."""
+    pictures = []
+    for dataset, title in TITLES.items():
+        curves = [one for one in found if one.task == "training" and one.dataset == dataset]
+        # The validation split where there is one: it shows over-fitting too.
+        split = "valid" if any(one.split == "valid" for one in curves) else "train"
+        longest: dict[str, Record] = {}
+        for one in curves:
+            before = longest.get(one.experiment)
+            if one.split == split and (before is None or (one.epochs or 0) > (before.epochs or 0)):
+                longest[one.experiment] = one
+        if longest:
+            lines = {key: (one.x or [], one.values or []) for key, one in sorted(longest.items())}
+            name = f"figures/bound_{dataset}.png"
+            plots.save(plots.curves(lines, "epoch", f"bound, {split} split, nats"), folder / name)
+            pictures.append(f"![Bound over epochs on {title}, {split} split]({name})")
+    return pictures
 
 
 def _batch_norm_table(found: list[Record]) -> str:
