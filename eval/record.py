@@ -15,6 +15,7 @@ from .records import Record
 from .workdir import trained
 
 CURVE_POINTS = 200
+OF_TRAINING = ("changed", "merge_validation", "split_order", "split_seed")
 
 
 def record(
@@ -82,7 +83,7 @@ def _curve(
         epochs=like.epochs,
         steps=like.steps,
         trained=trained(workdir),
-        protocol={name: like.protocol[name] for name in ("changed",) if name in like.protocol},
+        protocol={name: value for name, value in like.protocol.items() if name in OF_TRAINING},
         paper_epochs=like.paper_epochs,
         x=[float(epoch) for epoch, _ in points],
         values=[round(value, 4) for _, value in points],

@@ -12,9 +12,12 @@ from . import records
 from .records import Record
 from .text import markdown
 
+Variant = tuple[Experiment, str]  # and the order of its split
 DASH = "-"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 TITLES = {"mnist": "MNIST", "ocr_letters": "OCR letters"}
+# MNIST has an official test set; which OCR letters the papers test on is not known.
+SPLIT_ORDERS = {"mnist": ("contiguous",), "ocr_letters": ("contiguous", "random")}
 
 
 def tables(results: str = "results", readme: str | None = "README.md") -> str:
@@ -62,8 +65,18 @@ def insert(path: epath.Path, text: str) -> None:
         _write(path, f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
 
 
-def best(found: list[Record], experiment: Experiment) -> Record | None:
+def variants() -> list[Variant]:
+    """Every experiment of the tables, on every split that it is shown for."""
+    return [
+        (experiment, split_order)
+        for experiment in configs.EXPERIMENTS.values()
+        for split_order in SPLIT_ORDERS.get(experiment.dataset, ())
+    ]
+
+
+def best(found: list[Record], variant: Variant) -> Record | None:
     """The record of the unchanged experiment that trained longest, on most images and samples."""
+    experiment, split_order = variant
     matching = [
         one
         for one in found
@@ -71,6 +84,7 @@ def best(found: list[Record], experiment: Experiment) -> Record | None:
         and one.metric == "log_likelihood"
         and one.split == "test"
         and "changed" not in one.protocol
+        and one.protocol.get("split_order") == split_order
         and one.protocol.get("batch_norm") in ("pass", "none")
     ]
     return max(
@@ -80,27 +94,36 @@ def best(found: list[Record], experiment: Experiment) -> Record | None:
     )
 
 
+def _name(variant: Variant) -> str:
+    experiment, split_order = variant
+    return f"`{experiment.name}`" + (", random split" if split_order == "random" else "")
+
+
 def _likelihood_tables(found: list[Record]) -> list[str]:
     made = []
     for dataset, title in TITLES.items():
         head = ("experiment", "paper", "ours", "epochs: paper", "ours", "samples", "protocol")
         rows: list[tuple[str, ...]] = [head]
         rows += [
-            _likelihood_row(experiment, best(found, experiment))
-            for experiment in configs.EXPERIMENTS.values()
-            if experiment.dataset == dataset
+            _likelihood_row(variant, best(found, variant))
+            for variant in variants()
+            if variant[0].dataset == dataset
         ]
         made.append(f"Test log-likelihood on {title}, nats (higher is better):\n\n{markdown(rows)}")
     return made
 
 
-def _likelihood_row(experiment: Experiment, one: Record | None) -> tuple[str, ...]:
+def _likelihood_row(variant: Variant, one: Record | None) -> tuple[str, ...]:
+    experiment, split_order = variant
     reference = experiment.reference
     paper = DASH if reference.value is None else f"{reference.value:.2f}"
-    start = (f"`{experiment.name}`", paper)
+    start = (_name(variant), paper)
     if one is None:
-        command = f"`python -m train {experiment.name} --workdir runs/{experiment.name}`"
-        return (*start, DASH, f"{reference.epochs:,}", DASH, DASH, command)
+        workdir = f"runs/{experiment.name}"
+        command = f"python -m train {experiment.name} --workdir {workdir}"
+        if split_order == "random":
+            command = f"{command}_random --data.split-order random"
+        return (*start, DASH, f"{reference.epochs:,}", DASH, DASH, f"`{command}`")
     return (
         *start,
         _value(one),
@@ -131,33 +154,45 @@ def _draw_curves(found: list[Record], folder: epath.Path) -> list[str]:
     """Draw the bound over epochs of each data set's runs; returns the pictures in Markdown."""
     pictures = []
     for dataset, title in TITLES.items():
-        curves = [one for one in found if one.task == "training" and one.dataset == dataset]
+        lines: dict[str, tuple[list[float], list[float]]] = {}
         # The validation split where there is one: it shows over-fitting too.
-        split = "valid" if any(one.split == "valid" for one in curves) else "train"
-        longest: dict[str, Record] = {}
-        for one in curves:
-            before = longest.get(one.experiment)
-            if one.split == split and (before is None or (one.epochs or 0) > (before.epochs or 0)):
-                longest[one.experiment] = one
-        if longest:
-            lines = {key: (one.x or [], one.values or []) for key, one in sorted(longest.items())}
+        split = "train" if dataset == "mnist" else "valid"
+        for variant in variants():
+            curve = _longest_curve(found, variant, split) if variant[0].dataset == dataset else None
+            if curve is not None:
+                lines[_name(variant).replace("`", "")] = (curve.x or [], curve.values or [])
+        if lines:
             name = f"figures/bound_{dataset}.png"
             plots.save(plots.curves(lines, "epoch", f"bound, {split} split, nats"), folder / name)
             pictures.append(f"![Bound over epochs on {title}, {split} split]({name})")
     return pictures
 
 
+def _longest_curve(found: list[Record], variant: Variant, split: str) -> Record | None:
+    experiment, split_order = variant
+    curves = [
+        one
+        for one in found
+        if one.experiment == experiment.name
+        and one.task == "training"
+        and one.split == split
+        and "changed" not in one.protocol
+        and one.protocol.get("split_order") == split_order
+    ]
+    return max(curves, key=lambda one: one.epochs or 0, default=None)
+
+
 def _batch_norm_table(found: list[Record]) -> str:
     """The same models with both kinds of batch statistics."""
     rows: list[tuple[str, ...]] = [("experiment", "pass", "moving average", "difference")]
-    for experiment in configs.EXPERIMENTS.values():
-        one = best(found, experiment)
+    for variant in variants():
+        one = best(found, variant)
         other = None if one is None else _with_moving_average(found, one)
         if one is not None and other is not None:
             difference = (one.value or 0.0) - (other.value or 0.0)
             rows.append(
                 (
-                    f"`{one.experiment}`",
+                    _name(variant),
                     f"{one.value:.3f}",
                     f"{other.value:.3f}",
                     f"{difference:+.3f}",
@@ -188,19 +223,16 @@ def _parameters_table(found: list[Record]) -> str:
 def _runs_table(found: list[Record]) -> str:
     head = ("experiment", "seeds", "steps", "trained on", "seconds", "evaluated with", "commit")
     rows: list[tuple[str, ...]] = [head]
-    for experiment in configs.EXPERIMENTS.values():
-        one = best(found, experiment)
-        if one is not None:
-            rows.append(_run_row(one))
+    rows += [_run_row(v, one) for v in variants() if (one := best(found, v)) is not None]
     return f"Where these numbers come from:\n\n{markdown(rows)}"
 
 
-def _run_row(one: Record) -> tuple[str, ...]:
+def _run_row(variant: Variant, one: Record) -> tuple[str, ...]:
     trained = one.trained or {}
     batch_norm, precision = one.protocol.get("batch_norm"), one.protocol.get("precision")
     versions = f"jax {one.versions.get('jax')}"
     return (
-        f"`{one.experiment}`",
+        _name(variant),
         ", ".join(map(str, one.seeds)),
         f"{one.steps:,}",
         str(trained.get("hardware", DASH)),

@@ -194,9 +194,10 @@ def changed_fields(experiment: Experiment, base: Experiment) -> dict[str, Any]:
     """Flat fields in which an experiment differs from the one it was made from.
 
     What does not make it another experiment is left out: the seed, the length of training and how
-    it is logged, and the image shape, which comes from the data.
+    it is logged, the image shape, which comes from the data, and how the data are split, which
+    every result says for itself.
     """
-    free = MAY_CHANGE | {"seed", "model.image_shape"}
+    free = MAY_CHANGE | {"seed", "model.image_shape", "data.split_order", "data.split_seed"}
     before, after = flatten(fields_of(base)), flatten(fields_of(experiment))
     return {name: after[name] for name in after if name not in free and after[name] != before[name]}
 
