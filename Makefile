@@ -6,7 +6,7 @@ DEMO_DIR ?= demo
 
 .PHONY: demo test lint format lock clean
 
-# Without data or network: scikit-learn's 8x8 digits. A second call resumes, so it is done at once.
+# Without data or network: scikit-learn's 8x8 digits. A second call finds the models trained.
 demo: $(VENV)/.runtime
 	$(BIN)/python -m train vae_digits --workdir $(DEMO_DIR)/vae
 	$(BIN)/python -m train mem_vae_digits --workdir $(DEMO_DIR)/mem_vae

@@ -69,11 +69,15 @@ def _likelihood(run: Run) -> Record:
     found = [
         record
         for record in records.load(run.workdir / records.FILE)
-        if record.metric == "log_likelihood" and record.steps == run.step
+        if record.metric == "log_likelihood"
+        and record.split == "test"
+        and record.steps == run.step
+        and record.protocol.get("batch_norm") in ("pass", "none")
+        and record.protocol.get("precision") == run.experiment.train.precision
     ]
     if not found:
         raise InputError(
-            f"{run.workdir}: has no likelihood at step {run.step}, "
+            f"{run.workdir}: has no likelihood of the test split at step {run.step}, "
             f"expected `python -m eval likelihood --workdir {run.workdir}` before"
         )
     return max(found, key=lambda record: (record.num_samples or 0, record.num_images or 0))

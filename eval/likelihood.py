@@ -120,7 +120,7 @@ def with_statistics(run: Run, batch_norm: str) -> tuple[Run, str]:
         pixels = data.prepare_images(
             images, index, key, experiment.data.binarisation, run.dataset.maximum
         )
-        noise = training.stream(experiment.seed, "evaluation")
+        noise = training.stream(experiment.seed, "statistics")
         return pass_statistics(run.model, variables, Batch(pixels, index), noise)
 
     variables = statistics(run.variables, jnp.asarray(images[: len(index)]))
@@ -150,7 +150,14 @@ def make_evaluator(
         weights = log_weights(run.model, variables, batch, noise, num_samples, chunk)
         return summarise(weights, [*numbers, num_samples])
 
-    return lambda images, index: evaluate(run.variables, images, index)
+    # Restored variables lie on one device, and would not mix with images spread over all.
+    variables = jax.device_put(run.variables, _over_devices())
+    return lambda images, index: evaluate(variables, images, index)
+
+
+def _over_devices(*axes: str) -> NamedSharding:
+    """Arrays spread over the local devices along their first axis, or copied to all of them."""
+    return NamedSharding(Mesh(np.array(jax.local_devices()), ("images",)), PartitionSpec(*axes))
 
 
 def evaluate_split(
@@ -162,16 +169,15 @@ def evaluate_split(
 ) -> Likelihood:
     """Evaluate a split batch by batch, its images spread over the local devices."""
     images = run.dataset.splits[split].images[:max_images]
-    devices = jax.local_devices()
-    spread = NamedSharding(Mesh(np.array(devices), ("images",)), PartitionSpec("images"))
-    size = -(-min(batch_size, len(images)) // len(devices)) * len(devices)
+    count = jax.local_device_count()
+    size = -(-min(batch_size, len(images)) // count) * count
     found = []
     with tqdm(total=len(images), unit="image", disable=None) as bar:
         for first in range(0, len(images), size):
             index = np.arange(first, first + size, dtype=np.int32)
             # The last batch is filled up with the last image, whose copies are dropped below.
             rows = np.minimum(index, len(images) - 1)
-            result = evaluate(*jax.device_put((images[rows], index), spread))
+            result = evaluate(*jax.device_put((images[rows], index), _over_devices("images")))
             found.append(jax.tree.map(np.asarray, result))
             bar.update(min(size, len(images) - first))
     joined = jax.tree.map(lambda *parts: np.concatenate(parts, axis=-1), *found)

@@ -103,7 +103,7 @@ def trained(workdir: epath.Path) -> dict[str, Any] | None:
     last = sessions[-1]
     return {
         "commit": last["commit"],
-        "dirty": any(session["dirty"] for session in sessions),
+        "dirty": None if last["commit"] is None else any(each["dirty"] for each in sessions),
         "hardware": last["hardware"],
         "seconds": round(sum(session["seconds"] for session in sessions), 1),
     }

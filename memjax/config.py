@@ -90,9 +90,9 @@ class TrainConfig:
         batch_size: examples per step, over all devices.
         precision: of matrix products, on every backend: float32, tensorfloat32, or bfloat16
             operands with float32 sums.
-        save_every: epochs between checkpoints (and validation bounds, where there is a
-            validation split).
-        log_every: epochs between lines of metrics.jsonl and images in TensorBoard.
+        save_every: epochs between checkpoints, images in TensorBoard and, where there is a
+            validation split, validation bounds.
+        log_every: epochs between lines of metrics.jsonl.
         validation_samples: importance samples of the validation bound.
         call_seconds: the longest that one call to the devices may take, so that signals are
             answered soon.

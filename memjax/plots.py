@@ -14,7 +14,8 @@ def tile(images: np.ndarray, columns: int = 8, margin: int = 1) -> np.ndarray:
     """Images in rows on one canvas.
 
     Args:
-        images: `[N, H, W, C]` in [0, 1], C = 1 or 3; values beyond are clipped.
+        images: `[N, H, W, C]` in [0, 1], values beyond are clipped; in colour where C is 3 or 4
+            (without the fourth channel), else the first channel in grey.
         columns: images in a row.
         margin: grey pixels between them.
 
@@ -27,7 +28,7 @@ def tile(images: np.ndarray, columns: int = 8, margin: int = 1) -> np.ndarray:
     canvas = np.full((rows * step_y + margin, columns * step_x + margin, 3), 0.5, np.float32)
     for i, image in enumerate(np.clip(images, 0, 1)):
         y, x = margin + (i // columns) * step_y, margin + (i % columns) * step_x
-        canvas[y : y + height, x : x + width] = image if channels == 3 else image[..., :1]
+        canvas[y : y + height, x : x + width] = image[..., : 3 if channels >= 3 else 1]
     return canvas
 
 

@@ -65,6 +65,8 @@ STREAMS = (
     "evaluation",
     "samples",
     "evaluation_binarisation",
+    "validation_binarisation",
+    "statistics",
 )
 
 

@@ -99,7 +99,18 @@ class Model(Protocol):
 
     A model sees one batch, one sample and no device. `Encoding` is whatever `encode` returns: it
     is free of noise, so that evaluation computes it once for thousands of samples.
+
+    Attributes:
+        image_shape: (H, W, C), filled in from the data.
+        precision: of matrix products, filled in from `train.precision`.
+        batch_axes: mapped axes that batch norm averages over, filled in by the training step.
+
+    A model with batch norm also has `batch_norm_momentum`, which the statistics pass sets to 0.
     """
+
+    image_shape: tuple[int, int, int] | None
+    precision: str
+    batch_axes: tuple[str, ...]
 
     def encode(self, batch: Batch, train: bool) -> Any: ...
 

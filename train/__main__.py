@@ -77,6 +77,8 @@ def _say_plainly() -> None:
     logger.handlers = [logging.StreamHandler()]
     logger.propagate = False
     logger.setLevel(logging.INFO)
+    # Orbax says through absl that a save waits for the one before it.
+    logging.getLogger("absl").setLevel(logging.ERROR)
 
 
 def _listing() -> str:

@@ -41,20 +41,20 @@ class Log:
 
     def progress(self, step: int, bound: float) -> None:
         """Show where the run is; `bound` in nats."""
+        if self._step == self._first_step:
+            # The first call compiles: the speed is counted from its end.
+            self._first_step, self._started = step, time.monotonic()
         self._bar.update(step - self._step)
         self._bar.set_postfix_str(f"bound {bound:.2f} nats", refresh=False)
         self._step = step
         now = time.monotonic()
-        if not self._terminal and (now - self._said > SECONDS_BETWEEN_LINES or step == self._total):
-            rate = (step - self._first_step) / (now - self._started)
-            left = (self._total - step) / rate
+        due = now - self._said > SECONDS_BETWEEN_LINES or step == self._total
+        if due and not self._terminal:
+            rate = self._rate(step)
+            left = tqdm.format_interval((self._total - step) / rate) if rate else "?"
             logger.info(
                 "step %d of %d, %.1f steps/s, bound %.2f nats, %s left",
-                step,
-                self._total,
-                rate,
-                bound,
-                tqdm.format_interval(left),
+                *(step, self._total, rate, bound, left),
             )
             self._said = now
 

@@ -37,10 +37,11 @@ def make_validation(
     weights = split_batches(weight.astype(np.float32), batch_size, len(devices))
     images = replicate(split.images, devices)
     key = training.stream(experiment.seed, "validation")
+    binarisation_key = training.stream(experiment.seed, "validation_binarisation")
     binarisation: data.Binarisation = "none" if experiment.data.binarisation == "none" else "fixed"
 
     def one_batch(variables: Variables, images: Array, index: Array) -> Array:
-        pixels = data.prepare_images(images[index], index, key, binarisation, maximum)
+        pixels = data.prepare_images(images[index], index, binarisation_key, binarisation, maximum)
         samples = jnp.arange(experiment.train.validation_samples)
         keys = sampling.sample_keys(key, index, samples)
         terms, _ = sampling.sample_terms(

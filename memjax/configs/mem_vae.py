@@ -1,6 +1,6 @@
 """Li, Zhu and Zhang, Learning to generate with memory, ICML 2016: Table 1.
 
-    python -m train mem_vae_ocr --workdir runs/mem_vae_ocr      expect -29.09 (966,000 steps)
+    python -m train mem_vae_ocr --workdir runs/mem_vae_ocr      expect -29.09 (963,000 steps)
     python -m train vae_ocr --workdir runs/vae_ocr              expect -30.09
     python -m train mem_vae_mnist --workdir runs/mem_vae_mnist  expect -84.41 (3,000 epochs)
     python -m train vae_mnist --workdir runs/vae_mnist          expect -85.67
