@@ -1,1 +1,1 @@
-"""The tests; `linear_gaussian.py`, `tiny.py` and `runs.py` are what they share."""
+"""The tests, and beside them the small models, batches and runs that they share."""

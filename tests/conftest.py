@@ -3,6 +3,7 @@
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 
 import pytest
 
@@ -19,6 +20,15 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 os.environ["MEMJAX_CACHE_DIR"] = f"{_SCRATCH}/data"
 backend.configure()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forget_programs() -> Iterator[None]:
+    """Thousands of small programs would fill some gigabytes by the end of the session."""
+    yield
+    import jax
+
+    jax.clear_caches()
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -1,0 +1,80 @@
+"""Checkpoints: which are kept, and that they come back as they were."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from memjax.checkpoint import Checkpoints
+
+
+def state(step: int) -> dict[str, Any]:
+    return {
+        "params": {"kernel": jnp.full((3, 2), step / 3), "bias": jnp.full(2, -step)},
+        "step": jnp.int32(step),
+        "seed": jnp.uint32(2**32 - 1),
+    }
+
+
+def save_all(workdir: Path, bounds: dict[int, float | None]) -> None:
+    """As one process of a run would."""
+    checkpoints = Checkpoints(str(workdir))
+    for step, bound in bounds.items():
+        checkpoints.save(state(step), step, bound)
+    checkpoints.close()
+
+
+def kept(workdir: Path) -> tuple[list[int], int | None]:
+    """The steps that a new process finds, and the best of them."""
+    checkpoints = Checkpoints(str(workdir))
+    found = checkpoints.steps(), checkpoints.best_step()
+    assert checkpoints.latest_step() == (found[0][-1] if found[0] else None)
+    checkpoints.close()
+    return found
+
+
+def test_newest_three_and_the_best_are_kept(tmp_path: Path) -> None:
+    save_all(tmp_path, {1: -90.0, 2: -85.0, 3: -88.0, 4: -87.0, 5: -86.0, 6: -86.5})
+    assert kept(tmp_path) == ([2, 4, 5, 6], 2)
+
+
+def test_the_best_is_kept_from_one_process_to_the_next(tmp_path: Path) -> None:
+    save_all(tmp_path, {1: -85.0, 2: -90.0, 3: -90.0})
+    save_all(tmp_path, {4: -90.0, 5: -89.0, 6: None})
+    assert kept(tmp_path) == ([1, 4, 5, 6], 1)
+    save_all(tmp_path, {7: -80.0})
+    assert kept(tmp_path) == ([5, 6, 7], 7)
+
+
+def test_without_validation_there_is_no_best(tmp_path: Path) -> None:
+    assert kept(tmp_path) == ([], None)
+    save_all(tmp_path, dict.fromkeys(range(1, 6)))
+    assert kept(tmp_path) == ([3, 4, 5], None)
+
+
+def test_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
+    save_all(tmp_path, {1: None, 7: -3.0})
+    checkpoints = Checkpoints(str(tmp_path))
+    for step in (1, 7):
+        found = checkpoints.restore(jax.eval_shape(lambda: state(0)), step)
+        jax.tree.map(np.testing.assert_array_equal, found, state(step))
+        dtypes = jax.tree.map(lambda leaf: leaf.dtype, (found, state(0)))
+        assert dtypes[0] == dtypes[1]
+    # A part of it, as evaluation wants.
+    found = checkpoints.restore({"params": jax.eval_shape(lambda: state(0)["params"])}, 7)
+    jax.tree.map(np.testing.assert_array_equal, found, {"params": state(7)["params"]})
+    checkpoints.close()
+
+
+def test_a_step_is_saved_once(tmp_path: Path) -> None:
+    save_all(tmp_path, {1: -3.0})
+    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints.save(state(5), 1)
+    checkpoints.save(state(2), 2)
+    checkpoints.save(state(5), 2)
+    found = checkpoints.restore(jax.eval_shape(lambda: state(0)), 2)
+    jax.tree.map(np.testing.assert_array_equal, found, state(2))
+    assert checkpoints.best_step() == 1
+    checkpoints.close()

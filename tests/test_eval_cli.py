@@ -1,0 +1,174 @@
+"""The command line of evaluation: exit codes and what is printed."""
+
+import logging
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from eval.__main__ import TASKS, main
+from tests import eval_runs
+from tests.runs import contents
+
+ROOT = Path(__file__).parent.parent
+
+Command = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture
+def command(capsys: pytest.CaptureFixture[str]) -> Iterator[Command]:
+    """Runs the command line in this process: arguments -> exit code, stdout, stderr."""
+    logger = logging.getLogger("memjax")
+    before = logger.handlers, logger.propagate, logger.level
+
+    def run(*arguments: str) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            code = main(list(arguments))
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    yield run
+    logger.handlers, logger.propagate, logger.level = before
+
+
+@pytest.fixture
+def workdir(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Iterator[Path]:
+    run = eval_runs.trained(tmp_path_factory.getbasetemp())
+    with eval_runs.one_device():
+        yield eval_runs.copy(run, tmp_path / "run")
+
+
+def test_likelihood_says_what_it_found(command: Command, workdir: Path) -> None:
+    arguments = ("--num-samples", "6", "--max-images", "3", "--batch-norm", "moving_average")
+    code, out, err = command("likelihood", "--workdir", str(workdir), *arguments)
+    assert code == 0
+    assert "mem_vae_digits: log p(x) = -" in err
+    assert " nats, 3 test images, 6 samples, " in err
+    assert "K=1: -" in err
+    assert "K=6: -" in err
+    assert out == ""
+    assert (workdir / "results.json").exists()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_help_of_every_task(command: Command, task: str) -> None:
+    code, out, _ = command(task, "--help")
+    assert code == 0
+    assert TASKS[task].__doc__.splitlines()[0].rstrip(".") in " ".join(out.split())
+    for option in TASKS[task].__annotations__:
+        if option not in ("return", "workdirs"):
+            assert f"--{option.replace('_', '-')}" in out
+
+
+def test_help_lists_the_tasks(command: Command) -> None:
+    code, out, _ = command("--help")
+    assert code == 0
+    assert all(task in out for task in TASKS)
+
+
+@pytest.mark.parametrize("arguments", [(), ("likelyhood",)])
+def test_unknown_or_no_task_names_the_tasks(command: Command, arguments: tuple[str, ...]) -> None:
+    code, out, err = command(*arguments)
+    assert code == 2
+    assert all(task in out + err for task in TASKS)
+    assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("likelihood", "--workdir", "x", "--num-sample", "7"), "--num-samples"),
+        (("likelihood", "--workdir", "x", "--num-samples", "many"), "many"),
+        (("likelihood", "--workdir", "x", "--split", "tests"), "('train', 'valid', 'test')"),
+        (("likelihood",), "--workdir"),
+        (("samples",), "--workdir"),
+        (("tables", "--colour", "red"), "--colour"),
+    ],
+)
+def test_bad_flags_are_explained(
+    command: Command, arguments: tuple[str, ...], message: str
+) -> None:
+    code, out, err = command(*arguments)
+    assert code == 2
+    # The frame is as wide as the terminal, so that lines break anywhere.
+    assert message in " ".join((out + err).replace("│", " ").split())
+    assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("likelihood", "--num-samples", "0"), "--num-samples: found 0, expected at least 1"),
+        (("likelihood", "--chunk-size", "0"), "--chunk-size: found 0, expected at least 1"),
+        (("likelihood", "--max-images", "0"), "--max-images: found 0, expected at least 1"),
+        (("likelihood", "--step", "4"), "no checkpoint of step 4, expected one of"),
+        (("samples", "--num-images", "0"), "--num-images: found 0, expected at least 1"),
+    ],
+)
+def test_bad_values_are_one_line(
+    command: Command, workdir: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    before = contents(workdir)
+    code, out, err = command(*arguments, "--workdir", str(workdir))
+    assert (code, out) == (2, "")
+    assert err.startswith("error: ")
+    assert message in err
+    assert err.count("\n") == 1
+    assert contents(workdir) == before
+
+
+def test_missing_split_is_one_line(command: Command, workdir: Path) -> None:
+    eval_runs.edit_config(workdir, data={"merge_validation": True})
+    code, out, err = command("likelihood", "--workdir", str(workdir), "--split", "valid")
+    assert (code, out) == (2, "")
+    assert err == (
+        "error: --split: digits has no valid split in this run, expected one of train, test\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("likelihood", "--workdir"), "config.json: not found, expected the workdir of a training"),
+        (("samples", "--workdir"), "config.json: not found, expected the workdir of a training"),
+        (("parameters", "--workdir"), "config.json: not found, expected the workdir of a training"),
+        (("record",), "config.json: not found, expected the workdir of a training run"),
+        (("compare",), "config.json: not found, expected the workdir of a training run"),
+        (("tables", "--results"), "no such folder, expected the folder of `eval record`"),
+    ],
+)
+def test_folder_that_is_missing_is_one_line(
+    command: Command, tmp_path: Path, arguments: tuple[str, ...], message: str
+) -> None:
+    code, out, err = command(*arguments, str(tmp_path / "missing"))
+    assert (code, out) == (2, "")
+    assert err.startswith(f"error: {tmp_path / 'missing'}")
+    assert message in err
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("task", ["record", "compare"])
+def test_no_workdirs_are_one_line(command: Command, task: str) -> None:
+    code, out, err = command(task)
+    assert (code, out) == (2, "")
+    assert err == f"error: {task}: found no workdirs, expected at least one\n"
+
+
+def test_a_process_of_its_own_exits_with_2_and_no_traceback(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "eval", "likelihood", "--workdir", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: {tmp_path}/config.json: not found, expected the workdir of a training run\n"
+    )
+    assert done.stdout == ""

@@ -1,0 +1,154 @@
+"""eval samples and eval compare: pictures and the table beside them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from eval import compare, samples
+from eval.likelihood import with_statistics
+from eval.samples import pictures
+from eval.workdir import open_run
+from memjax import data, training
+from memjax.errors import InputError
+from memjax.types import Batch
+from tests import eval_records, eval_runs, tiny
+
+
+LAST = 2 * eval_runs.STEPS_PER_EPOCH
+
+
+@pytest.fixture(autouse=True)
+def _one_device() -> Iterator[None]:
+    with eval_runs.one_device():
+        yield
+
+
+@pytest.fixture
+def workdir(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Path:
+    return eval_runs.copy(eval_runs.trained(tmp_path_factory.getbasetemp()), tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workdir with a likelihood; not to be written to."""
+    return eval_runs.evaluated(tmp_path_factory.getbasetemp())
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        assert picture.format == "PNG"
+        return np.asarray(picture.convert("RGB"))
+
+
+def test_samples_draws_three_panels(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = samples(str(workdir), num_images=9)
+    assert str(path) == str(workdir / "samples.png") == capsys.readouterr().out.strip()
+    shown = pixels(workdir / "samples.png")
+    # Means of p(x | z) are grey, and each third of the picture has many of them.
+    for third in np.array_split(shown, 3, axis=1):
+        assert len(np.unique(third)) > 20
+
+    samples(str(workdir), num_images=9, output=str(workdir / "deep" / "again.png"))
+    assert (workdir / "deep" / "again.png").read_bytes() == Path(path).read_bytes()
+    samples(str(workdir), num_images=9, output=str(workdir / "other.png"), seed=1)
+    assert (workdir / "other.png").read_bytes() != Path(path).read_bytes()
+
+
+def test_pictures_are_of_the_model(workdir: Path) -> None:
+    run, _ = with_statistics(open_run(str(workdir), None), "pass")
+    found = pictures(run, num_images=300)
+    assert list(found) == ["test images", "reconstructions", "samples"]
+    images = data.load("digits").splits["test"].images
+    np.testing.assert_array_equal(found["test images"], np.float32(images) / run.dataset.maximum)
+    # There are 250 test images, and as many samples as one likes.
+    key, sample_key = jax.random.split(training.stream(0, "samples"))
+    batch = Batch(jnp.asarray(found["test images"]), jnp.arange(250))
+    again = tiny.reconstruct(run.model, run.variables, batch, key)
+    np.testing.assert_allclose(found["reconstructions"], again, atol=1e-5)
+    drawn = tiny.generate(run.model, run.variables, sample_key, 300).means
+    np.testing.assert_allclose(found["samples"], drawn, atol=1e-5)
+    assert again.shape == (250, 8, 8, 1)
+    assert drawn.shape == (300, 8, 8, 1)
+
+
+def test_samples_that_cannot_be_written_are_said(workdir: Path) -> None:
+    (workdir / "file").write_text("a file")
+    with pytest.raises(InputError, match=r"cannot be written \(.*\), expected a writable folder"):
+        samples(str(workdir), num_images=2, output=str(workdir / "file" / "samples.png"))
+    assert (workdir / "file").read_text() == "a file"
+
+
+def test_compare_prints_a_table_and_draws(
+    evaluated: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "new" / "comparison.png"
+    table = compare((str(evaluated),), output=str(output), num_images=4)
+    assert capsys.readouterr().out == f"{table}\n\npicture: {output}\n"
+    found = eval_records.read(evaluated / "results.json")[0]
+    head, row = table.splitlines()
+    assert head.split() == [
+        *("experiment", "log", "p(x),", "nats", "images", "samples"),
+        *("parameters", "epochs", "training"),
+    ]
+    assert row.split() == [
+        *("mem_vae_digits", f"{found.value:.2f}", "±", f"{found.stderr:.2f}"),
+        *(f"{eval_runs.IMAGES}", f"{eval_runs.K}"),
+        *(f"{eval_runs.NUM_PARAMETERS:,}", "2", f"{found.trained['seconds']:.0f}", "s"),
+    ]
+    for third in np.array_split(pixels(output), 3, axis=1):
+        assert len(np.unique(third)) > 20
+
+
+def test_compare_without_a_likelihood_names_the_command(workdir: Path, tmp_path: Path) -> None:
+    output = tmp_path / "comparison.png"
+    with pytest.raises(InputError) as error:
+        compare((str(workdir),), output=str(output))
+    assert str(error.value) == (
+        f"{workdir}: has no likelihood of the test split at step {LAST}, "
+        f"expected `python -m eval likelihood --workdir {workdir}` before"
+    )
+    assert not output.exists()
+
+
+def test_compare_shows_the_largest_evaluation_of_the_test_split(
+    workdir: Path, tmp_path: Path
+) -> None:
+    # Of all that might be shown, one was evaluated as the others in the table are.
+    others = [
+        {"split": "train", "num_images": 60_000},
+        {"metric": "elbo"},
+        {"steps": eval_runs.STEPS_PER_EPOCH},
+        {"num_samples": 50},
+        {"num_images": 100},
+        {"protocol": {**eval_records.PROTOCOL, "batch_norm": "moving_average"}},
+        {"protocol": {**eval_records.PROTOCOL, "precision": "bfloat16"}},
+    ]
+    found = [
+        eval_records.record("mem_vae_digits", value=float(-i), **{"steps": LAST, **fields})
+        for i, fields in enumerate([*others, {}], start=1)
+    ]
+    eval_records.write(workdir / "results.json", found)
+    table = compare((str(workdir),), output=str(tmp_path / "comparison.png"), num_images=2)
+    assert table.splitlines()[1].split()[:4] == ["mem_vae_digits", "-8.00", "±", "0.25"]
+
+
+def test_compare_wants_the_likelihood_of_that_step(evaluated: Path, tmp_path: Path) -> None:
+    first = eval_runs.STEPS_PER_EPOCH
+    with pytest.raises(InputError, match=f"has no likelihood .* at step {first}, expected"):
+        compare((str(evaluated),), output=str(tmp_path / "comparison.png"), step=first)
+
+
+def test_comparison_that_cannot_be_written_is_said(evaluated: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("a file")
+    with pytest.raises(InputError, match=r"cannot be written \(.*\), expected a writable folder"):
+        compare((str(evaluated),), output=str(tmp_path / "file" / "c.png"), num_images=2)
+
+
+def test_no_runs_are_refused() -> None:
+    with pytest.raises(InputError, match="compare: found no workdirs, expected at least one"):
+        compare(())

@@ -1,0 +1,53 @@
+"""What a run says while it trains."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from train.log import Log
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_a_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    log = Log(str(tmp_path), first_step=10, total_steps=40)
+    log.progress(25, -91.234)
+    log.progress(40, -90.987)
+    log.close()
+    said = terminal.getvalue()
+    assert "bound -90.99 nats" in said and "40/40" in said and "step/s" in said
+    assert "00:00<" in said  # time taken and time left
+
+
+def test_lines_after_the_step_it_goes_on_from_are_cut(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    for first in (0, 4):
+        log = Log(str(tmp_path), first_step=first, total_steps=12)
+        for step in range(first + 2, 13, 2):
+            log.metrics(step, 1, {"bound": np.float32(-first), "elbo": -1.5})
+        log.close()
+        with path.open("a") as file:
+            file.write('{"step": 1')  # killed in the middle of a line
+    lines = path.read_text().splitlines()[:-1]
+    found = [(json.loads(line)["step"], json.loads(line)["bound"]) for line in lines]
+    assert found == [(2, 0.0), (4, 0.0), (6, -4.0), (8, -4.0), (10, -4.0), (12, -4.0)]
+    assert list(json.loads(lines[0])) == ["step", "epoch", "bound", "elbo", "steps_per_second"]
+
+
+def test_tensorboard_gets_scalars_and_images(tmp_path: Path) -> None:
+    log = Log(str(tmp_path), first_step=0, total_steps=4)
+    log.metrics(4, 1, {"bound": -3.0})
+    log.images(4, "samples", np.full((8, 9, 3), 0.5, np.float32))
+    log.close()
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    written = events.read_bytes()
+    assert b"bound" in written and b"samples" in written and b"PNG" in written

@@ -1,0 +1,214 @@
+"""Layers: products at a stated precision, batch norm over every axis that is named."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from memjax.nn import BatchNorm, Dense, Hidden, Precision, batch_moments, matmul, normalise
+
+ROWS, INPUTS, OUTPUTS = 6, 5, 3
+PRECISIONS: tuple[Precision, ...] = ("float32", "tensorfloat32", "bfloat16")
+
+
+def drawn(*shape: int, seed: int = 0) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def rounded(x: jax.Array) -> np.ndarray:
+    """The nearest bfloat16 numbers, in float64."""
+    return np.asarray(x.astype(jnp.bfloat16).astype(jnp.float32), np.float64)
+
+
+def gradients(x: jax.Array, w: jax.Array, g: jax.Array, precision: Precision) -> Any:
+    return jax.vjp(lambda x, w: matmul(x, w, precision), x, w)[1](g)
+
+
+def products(jaxpr: Any) -> Iterator[Any]:
+    """Every matrix product of a jaxpr and of those inside it."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation
+        for inner in jax.tree.leaves(list(equation.params.values())):
+            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
+                yield from products(getattr(inner, "jaxpr", inner))
+
+
+X, W, G = drawn(ROWS, INPUTS), drawn(INPUTS, OUTPUTS, seed=1), drawn(ROWS, OUTPUTS, seed=2)
+
+
+def test_float32_product_and_gradients() -> None:
+    x, w, g = (np.asarray(a, np.float64) for a in (X, W, G))
+    np.testing.assert_allclose(matmul(X, W), x @ w, rtol=1e-6, atol=1e-6)
+    found = gradients(X, W, G, "float32")
+    np.testing.assert_allclose(found[0], g @ w.T, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found[1], x.T @ g, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_nobody_else_chooses_the_precision(precision: Precision) -> None:
+    def both_ways(x: jax.Array, w: jax.Array) -> Any:
+        return gradients(x, w, matmul(x, w, precision), precision)
+
+    with jax.default_matmul_precision("bfloat16"):
+        found = list(products(jax.make_jaxpr(both_ways)(X, W).jaxpr))
+    assert len(found) >= 3
+    for product in found:
+        assert product.outvars[0].aval.dtype == jnp.float32
+        operands = {operand.aval.dtype.name for operand in product.invars}
+        assert operands == {precision}
+        if precision == "float32":
+            assert set(product.params["precision"]) == {jax.lax.Precision.HIGHEST}
+
+
+def test_tensorfloat32_rounds_no_further_than_ten_bits() -> None:
+    expected = np.asarray(X, np.float64) @ np.asarray(W, np.float64)
+    scale = np.abs(np.asarray(X)) @ np.abs(np.asarray(W))
+    assert (np.abs(matmul(X, W, "tensorfloat32") - expected) <= 2.0**-10 * scale).all()
+
+
+def test_bfloat16_rounds_the_operands_alone() -> None:
+    found = matmul(X, W, "bfloat16")
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, rounded(X) @ rounded(W), rtol=1e-6, atol=1e-6)
+    # The test can tell: without rounding the result is another.
+    assert np.abs(found - matmul(X, W)).max() > 1e-4
+
+
+def test_bfloat16_gradients_round_their_operands() -> None:
+    found = gradients(X, W, G, "bfloat16")
+    np.testing.assert_allclose(found[0], rounded(G) @ rounded(W).T, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(found[1], rounded(X).T @ rounded(G), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_products_under_vmap(precision: Precision) -> None:
+    # Samples share the weights, so their gradients add up over the samples.
+    x, g = drawn(4, ROWS, INPUTS), drawn(4, ROWS, OUTPUTS, seed=3)
+    mapped = jax.vmap(lambda x, w: matmul(x, w, precision), in_axes=(0, None))
+    found, backward = jax.vjp(mapped, x, W)
+    np.testing.assert_allclose(found, matmul(x, W, precision), rtol=1e-6, atol=1e-6)
+    one_by_one = [gradients(x[k], W, g[k], precision) for k in range(4)]
+    expected = jnp.stack([of_x for of_x, _ in one_by_one])
+    np.testing.assert_allclose(backward(g)[0], expected, rtol=1e-6, atol=1e-6)
+    expected = sum(of_w for _, of_w in one_by_one)
+    np.testing.assert_allclose(backward(g)[1], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_dense_is_affine() -> None:
+    layer = Dense(OUTPUTS)
+    params = layer.init(jax.random.key(0), X)["params"]
+    assert params["kernel"].shape == (INPUTS, OUTPUTS) and not params["bias"].any()
+    limit = np.sqrt(6 / (INPUTS + OUTPUTS))  # of Glorot's uniform distribution
+    assert np.abs(params["kernel"]).max() <= limit
+    params = {**params, "bias": drawn(OUTPUTS, seed=4)}
+    expected = matmul(X, params["kernel"]) + params["bias"]
+    np.testing.assert_array_equal(layer.apply({"params": params}, X), expected)
+
+
+def test_moments_survive_a_large_mean() -> None:
+    x = drawn(1000, 2) * 0.01 + 100.0
+    mean, variance = batch_moments(x)
+    exact = np.asarray(x, np.float64)
+    np.testing.assert_allclose(mean, exact.mean(axis=0), rtol=1e-6)
+    np.testing.assert_allclose(variance, exact.var(axis=0), rtol=1e-3)
+
+
+def test_constant_units_stay_finite() -> None:
+    x = jnp.full((ROWS, 2), 3.0)
+    normalised = normalise(x, batch_moments(x), 1e-10)
+    np.testing.assert_array_equal(normalised, jnp.zeros_like(x))
+    gradient = jax.grad(lambda x: normalise(x, batch_moments(x), 1e-10).sum())(x)
+    assert np.isfinite(gradient).all()
+
+
+def test_batch_norm_over_named_axes_is_that_over_all_rows() -> None:
+    x = 3 * drawn(2, 4, ROWS, OUTPUTS) + 1
+    named = BatchNorm(axes=("samples", "devices"), momentum=0.5)
+    start = BatchNorm().init(jax.random.key(0), x[0, 0], True)
+
+    def apply(rows: jax.Array) -> Any:
+        return named.apply(start, rows, True, mutable=["batch_stats"])
+
+    over_samples = jax.vmap(apply, axis_name="samples", out_axes=(0, None))
+    both = jax.vmap(over_samples, axis_name="devices", out_axes=(0, None))
+    found, statistics = both(x)
+    alone = BatchNorm(momentum=0.5)
+    rows = x.reshape(-1, OUTPUTS)
+    expected, expected_statistics = alone.apply(start, rows, True, mutable=["batch_stats"])
+    np.testing.assert_allclose(found.reshape(-1, OUTPUTS), expected, rtol=1e-5, atol=1e-6)
+    for name in ("mean", "variance"):
+        np.testing.assert_allclose(
+            statistics["batch_stats"][name], expected_statistics["batch_stats"][name], rtol=1e-5
+        )
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_moving_averages(momentum: float) -> None:
+    layer = BatchNorm(momentum=momentum, epsilon=1e-10)
+    variables = layer.init(jax.random.key(0), X, True)
+    first, second = 2 * X + 1, 5 * X - 3
+    for x in (first, second):
+        normalised, updated = layer.apply(variables, x, True, mutable=["batch_stats"])
+        variables = {**variables, **updated}
+        np.testing.assert_allclose(normalised.mean(axis=0), 0, atol=1e-6)
+        np.testing.assert_allclose(normalised.std(axis=0), 1, rtol=1e-5)
+    found = variables["batch_stats"]
+    for name, start, moment in (("mean", 0, np.mean), ("variance", 1, np.var)):
+        expected = np.full(INPUTS, start)
+        for x in (first, second):
+            expected = momentum * expected + (1 - momentum) * moment(np.asarray(x), axis=0)
+        np.testing.assert_allclose(found[name], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_evaluation_uses_what_was_kept() -> None:
+    kept = {"mean": drawn(INPUTS, seed=5), "variance": jnp.exp(drawn(INPUTS, seed=6))}
+    found = BatchNorm(epsilon=1e-3).apply({"batch_stats": kept}, X, False)
+    expected = (X - kept["mean"]) / np.sqrt(kept["variance"] + 1e-3)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def hidden(**fields: Any) -> tuple[Hidden, Any]:
+    layer = Hidden(OUTPUTS, **fields)
+    return layer, layer.init(jax.random.key(0), X, True)
+
+
+def test_hidden_layer_by_hand() -> None:
+    layer, variables = hidden(epsilon=1e-10)
+    scale, shift = drawn(OUTPUTS, seed=7), drawn(OUTPUTS, seed=8)
+    params = {**variables["params"], "scale": scale, "shift": shift}
+    variables = {**variables, "params": params}
+    (output, normalised), _ = layer.apply(variables, X, True, mutable=["batch_stats"])
+    h = np.asarray(X, np.float64) @ np.asarray(params["dense"]["kernel"], np.float64)
+    expected = (h - h.mean(axis=0)) / h.std(axis=0)
+    np.testing.assert_allclose(normalised, expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        output, np.maximum(expected * scale + shift, 0), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_hidden_layer_without_norm() -> None:
+    layer, variables = hidden(batch_norm=False, activation=nn.tanh)
+    assert set(variables) == {"params"} and set(variables["params"]) == {"dense"}
+    output, before = layer.apply(variables, X, True)
+    np.testing.assert_allclose(before, matmul(X, variables["params"]["dense"]["kernel"]))
+    np.testing.assert_allclose(output, np.tanh(before), rtol=1e-6)
+
+
+def test_a_second_pass_leaves_the_statistics() -> None:
+    layer, variables = hidden(momentum=0.5)
+
+    def apply(record: bool) -> Any:
+        return layer.apply(variables, X, True, record, mutable=["batch_stats"])
+
+    (first, _), moved = apply(record=True)
+    (second, _), kept = apply(record=False)
+    np.testing.assert_array_equal(first, second)
+    before = variables["batch_stats"]["norm"]
+    for name in ("mean", "variance"):
+        np.testing.assert_array_equal(kept["batch_stats"]["norm"][name], before[name])
+        assert (moved["batch_stats"]["norm"][name] != before[name]).any()

@@ -1,0 +1,53 @@
+"""The notebooks run from beginning to end, in a folder of their own."""
+
+import json
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+ROOT = Path(__file__).parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+EPOCHS = "num_epochs=40, save_every=40"
+
+
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder like a clone, whose notebooks/ a kernel may write to."""
+    for package in ("memjax", "train", "eval"):
+        (tmp_path / package).symlink_to(ROOT / package, target_is_directory=True)
+    (tmp_path / "notebooks").mkdir()
+    # As a reader has it: the devices of the machine, not four virtual ones on a few cores.
+    monkeypatch.delenv("XLA_FLAGS")
+    return tmp_path
+
+
+@pytest.mark.skipif(not NOTEBOOKS, reason="no notebooks yet")
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebook_runs(path: Path, clone: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    # One epoch shows as well that every cell runs as forty do.
+    assert text.count(EPOCHS) == 1
+    notebook = nbformat.reads(text.replace(EPOCHS, "num_epochs=1, save_every=1"), as_version=4)
+    resources = {"metadata": {"path": str(clone / "notebooks")}}
+    NotebookClient(notebook, timeout=600, kernel_name="python3", resources=resources).execute()
+
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in cells)
+    outputs = [output for cell in cells for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    printed = "".join(output.text for output in outputs if output.output_type == "stream")
+    assert "vae_digits: 25 steps" in printed
+    assert "mem_vae_digits: step 25" in printed
+    pictures = [output for output in outputs if "image/png" in output.get("data", {})]
+    assert len(pictures) == 3
+    assert not list((clone / "notebooks").iterdir())
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.name)
+def test_notebook_is_committed_without_large_outputs(path: Path) -> None:
+    assert path.stat().st_size < 100_000
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    sizes = [len(json.dumps(output)) for cell in cells for output in cell.get("outputs", [])]
+    assert max(sizes, default=0) < 20_000

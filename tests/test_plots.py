@@ -1,0 +1,100 @@
+"""memjax.plots: arrays to pictures."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from etils import epath
+from PIL import Image
+
+from memjax import plots
+
+GREY = 0.5
+
+
+def test_tile_puts_every_pixel_in_its_place() -> None:
+    images = np.linspace(0, 1, 3 * 2 * 2, dtype=np.float32).reshape(3, 2, 2, 1)
+    found = plots.tile(images, columns=2)
+    expected = np.full((7, 7), GREY, np.float32)
+    expected[1:3, 1:3] = images[0, ..., 0]
+    expected[1:3, 4:6] = images[1, ..., 0]
+    expected[4:6, 1:3] = images[2, ..., 0]
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, np.stack([expected] * 3, axis=-1))
+
+
+def test_tile_of_other_margins_and_shapes() -> None:
+    images = np.zeros((5, 2, 3, 1), np.float32)
+    found = plots.tile(images, columns=4, margin=2)
+    assert found.shape == (2 * (2 + 2) + 2, 4 * (3 + 2) + 2, 3)
+    assert np.sum(found == 0) == images.size * 3
+    assert np.all(found[:, -2:] == GREY)
+    assert plots.tile(images, columns=5, margin=0).shape == (2, 15, 3)
+    np.testing.assert_array_equal(plots.tile(images, columns=5, margin=0), 0)
+
+
+def test_tile_keeps_colours() -> None:
+    images = np.random.default_rng(0).random((2, 3, 4, 3)).astype(np.float32)
+    found = plots.tile(images, columns=1)
+    np.testing.assert_array_equal(found[1:4, 1:5], images[0])
+    np.testing.assert_array_equal(found[5:8, 1:5], images[1])
+
+
+@pytest.mark.parametrize(("channels", "shown"), [(2, [0, 0, 0]), (4, [0, 1, 2])])
+def test_tile_of_other_channels(channels: int, shown: list[int]) -> None:
+    images = np.random.default_rng(0).random((1, 3, 4, channels)).astype(np.float32)
+    np.testing.assert_array_equal(plots.tile(images)[1:4, 1:5], images[0][..., shown])
+
+
+def test_tile_clips_what_lies_beyond() -> None:
+    images = np.array([-3.0, 7.0], np.float32).reshape(1, 1, 2, 1)
+    np.testing.assert_array_equal(plots.tile(images)[1, 1:3, 0], [0, 1])
+    np.testing.assert_array_equal(images.ravel(), [-3, 7])
+
+
+def test_panels_show_each_grid_under_its_title() -> None:
+    titled = {"left": np.zeros((4, 2, 2, 1)), "right": np.ones((8, 2, 2, 1))}
+    axes = plots.panels(titled, columns=4).axes
+    assert [axis.get_title() for axis in axes] == ["left", "right"]
+    for axis, images in zip(axes, titled.values(), strict=True):
+        (shown,) = axis.get_images()
+        np.testing.assert_array_equal(shown.get_array(), plots.tile(images, columns=4))
+
+
+def test_curves_draw_every_line() -> None:
+    lines = {"a": ([1, 2, 3], [-90.0, -80.0, -70.0]), "b": ([1, 2], [-60.0, -50.0])}
+    (axis,) = plots.curves(lines, "epoch", "nats").axes
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("epoch", "nats")
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["a", "b"]
+    for line, (x, y) in zip(axis.get_lines(), lines.values(), strict=True):
+        np.testing.assert_array_equal(line.get_xdata(), x)
+        np.testing.assert_array_equal(line.get_ydata(), y)
+
+
+def test_curves_cut_off_the_steep_beginning() -> None:
+    y = [-500.0, *np.linspace(-100, -90, 99)]
+    (axis,) = plots.curves({"a": (range(100), y)}, "epoch", "nats").axes
+    bottom, top = axis.get_ylim()
+    assert bottom == pytest.approx(np.quantile(y, 0.05))
+    assert -101 < bottom < -98
+    assert top > -90
+
+
+@pytest.mark.parametrize("kind", ["panels", "curves"])
+def test_save_writes_the_same_bytes_for_the_same_figure(kind: str, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).random((8, 4, 4, 1))
+    written = []
+    for name in ("new/folder/one.png", "two.png"):
+        if kind == "panels":
+            figure = plots.panels({"a": images, "b": images})
+        else:
+            figure = plots.curves({"a": ([1, 2], [3, 4])}, "x", "y")
+        plots.save(figure, epath.Path(tmp_path) / name)
+        written.append((tmp_path / name).read_bytes())
+        with Image.open(tmp_path / name) as picture:
+            assert picture.format == "PNG"
+            assert "Software" not in picture.info
+            width, height = figure.get_size_inches()
+            assert picture.size == (round(width * 130), round(height * 130))
+            assert len(np.unique(np.asarray(picture))) > 10
+    assert written[0] == written[1]

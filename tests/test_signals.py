@@ -1,0 +1,55 @@
+"""Signals: collected while a run trains, and what they were before and after."""
+
+import os
+import signal
+import threading
+
+import pytest
+
+from train.signals import Stopped, collected
+
+STOPS = [signal.SIGTERM, signal.SIGINT]
+
+
+def send(number: int) -> None:
+    os.kill(os.getpid(), number)
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_a_signal_is_collected(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with collected() as received:
+        assert received == []
+        send(number)
+        assert received == [number]
+    assert signal.getsignal(number) == before
+    assert Stopped(number, 3).signal_number == number
+
+
+def test_a_second_signal_acts_at_once() -> None:
+    with collected() as received, pytest.raises(KeyboardInterrupt):
+        send(signal.SIGINT)
+        assert received == [signal.SIGINT]
+        send(signal.SIGINT)
+
+
+def test_handlers_come_back_after_an_error() -> None:
+    before = [signal.getsignal(number) for number in STOPS]
+    with pytest.raises(ValueError, match="broken"), collected():
+        raise ValueError("broken")
+    assert [signal.getsignal(number) for number in STOPS] == before
+
+
+def test_outside_the_main_thread_nothing_is_collected() -> None:
+    found: list[object] = []
+
+    def work() -> None:
+        with collected() as received:
+            found.append(list(received))
+            found.append(signal.getsignal(signal.SIGTERM))
+
+    before = signal.getsignal(signal.SIGTERM)
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert found == [[], before]

@@ -1,0 +1,302 @@
+"""eval tables: results/README.md and the marked part of README.md, from records alone."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from eval import tables
+from eval.tables import BEGIN, END
+from memjax import configs
+from memjax.errors import InputError
+from tests import eval_records
+from tests.eval_records import PROTOCOL, record
+
+ROOT = Path(__file__).parent.parent
+MOVING = {**PROTOCOL, "batch_norm": "moving_average"}
+
+
+def table_under(page: str, title: str) -> list[dict[str, str]]:
+    """Rows of the table that follows a line, each as a dictionary by the head's cells."""
+    lines = iter(page.splitlines())
+    for line in lines:
+        if line.startswith(title):
+            break
+    assert next(lines) == ""
+    cells = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        cells.append([cell.strip() for cell in line.strip("|").split("|")])
+    head, rule, *rows = cells
+    assert set(rule) == {"---"}
+    # "ours" stands for nats and for epochs.
+    names = [f"{name}.{i}" if head.index(name) != i else name for i, name in enumerate(head)]
+    return [dict(zip(names, row, strict=True)) for row in rows]
+
+
+def by_experiment(page: str, title: str) -> dict[str, dict[str, str]]:
+    return {row["experiment"].replace("`", ""): row for row in table_under(page, title)}
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    return folder
+
+
+def page_of(results: Path, *found: eval_records.Record) -> str:
+    eval_records.write(results / "made_up.json", list(found))
+    page = tables(str(results), readme=None)
+    assert (results / "README.md").read_text() == page + "\n"
+    return page
+
+
+def test_a_row_that_is_there(results: Path) -> None:
+    page = page_of(results, record(value=-85.5012, stderr=0.1234))
+    row = by_experiment(page, "Test log-likelihood on MNIST")["vae_mnist"]
+    assert row == {
+        "experiment": "`vae_mnist`",
+        "paper": "-85.67",
+        "ours": "-85.50 ± 0.12 (images)",
+        "epochs: paper": "3,000",
+        "ours.4": "3,000",
+        "samples": "5,000",
+        "protocol": "10,000 test images, contiguous split",
+    }
+
+
+def test_rows_without_a_run_show_a_dash_and_the_command(results: Path) -> None:
+    page = page_of(results, record())
+    rows = by_experiment(page, "Test log-likelihood on MNIST")
+    rows |= by_experiment(page, "Test log-likelihood on OCR letters")
+    expected = {}
+    for name, experiment in configs.EXPERIMENTS.items():
+        command = f"python -m train {name} --workdir runs/{name}"
+        if experiment.dataset == "mnist":
+            expected[name] = experiment, command
+        if experiment.dataset == "ocr_letters":
+            # Which of the letters are the papers' test set is not known.
+            expected[name] = experiment, command
+            expected[f"{name}, random split"] = (
+                experiment,
+                f"{command}_random --data.split-order random",
+            )
+    assert set(rows) == set(expected)
+    for name, (experiment, command) in expected.items():
+        assert rows[name]["paper"] == f"{experiment.reference.value:.2f}"
+        if name != "vae_mnist":
+            assert rows[name]["ours"] == rows[name]["ours.4"] == rows[name]["samples"] == "-"
+            assert rows[name]["protocol"] == f"`{command}`"
+
+
+def test_each_split_of_the_letters_has_its_row(results: Path) -> None:
+    letters = {"experiment": "vae_ocr", "dataset": "ocr_letters", "num_samples": 100_000}
+    shuffled = {**PROTOCOL, "split_order": "random"}
+    page = page_of(
+        results, record(value=-31.0, **letters), record(value=-30.0, protocol=shuffled, **letters)
+    )
+    rows = by_experiment(page, "Test log-likelihood on OCR letters")
+    assert rows["vae_ocr"]["ours"].startswith("-31.00")
+    assert rows["vae_ocr, random split"]["ours"].startswith("-30.00")
+    assert rows["vae_ocr, random split"]["protocol"] == "10,000 test images, random split"
+    assert rows["vae_ocr"]["samples"] == "100,000"
+
+
+def test_shorter_training_is_said(results: Path) -> None:
+    page = page_of(results, record(epochs=30))
+    row = by_experiment(page, "Test log-likelihood on MNIST")["vae_mnist"]
+    assert row["ours.4"] == "30"
+    assert row["protocol"].endswith(", trained for 30 of 3,000 epochs")
+
+
+def test_seeds_are_said(results: Path) -> None:
+    page = page_of(results, record(seeds=[0, 1, 5], stderr_seeds=0.071, stderr=None))
+    row = by_experiment(page, "Test log-likelihood on MNIST")["vae_mnist"]
+    assert row["ours"] == "-86.00 ± 0.07 (3 seeds)"
+    (run,) = table_under(page, "Where these numbers come from")
+    assert run["seeds"] == "0, 1, 5"
+
+
+@pytest.mark.parametrize(
+    "lesser",
+    [
+        {"epochs": 2999},
+        {"num_images": 9999},
+        {"num_samples": 4999},
+        {"split": "valid"},
+        {"metric": "elbo"},
+        {"protocol": MOVING},
+        {"protocol": {**PROTOCOL, "changed": {"model.latent": 10}}},
+    ],
+)
+@pytest.mark.parametrize("lesser_first", [True, False])
+def test_the_longest_and_largest_test_run_is_shown(
+    results: Path, lesser: dict[str, object], lesser_first: bool
+) -> None:
+    found = [record(value=-50.0, **lesser), record(value=-86.0)]
+    page = page_of(results, *(found if lesser_first else reversed(found)))
+    rows = by_experiment(page, "Test log-likelihood on MNIST")
+    assert rows["vae_mnist"]["ours"].startswith("-86.00")
+
+
+def test_both_kinds_of_batch_statistics_are_compared(results: Path) -> None:
+    page = page_of(
+        results,
+        record(value=-86.0123),
+        record(value=-86.5, protocol=MOVING),
+        record(value=-1.0, protocol=MOVING, num_images=3),
+        record("mem_vae_mnist"),
+    )
+    assert table_under(page, "Batch statistics") == [
+        {
+            "experiment": "`vae_mnist`",
+            "pass": "-86.012",
+            "moving average": "-86.500",
+            "difference": "+0.488",
+        }
+    ]
+
+
+def test_parameters_stand_beside_the_published_ones(results: Path) -> None:
+    counted = {"task": "parameters", "metric": "num_parameters", "split": "none"}
+    page = page_of(
+        results,
+        record(value=1_440_984, paper=1_441_000, **counted),
+        record("mem_vae_digits", value=7, paper=None, **counted),
+    )
+    assert table_under(page, "Number of parameters") == [
+        {"experiment": "`vae_mnist`", "paper": "1,441K", "ours": "1,440,984"}
+    ]
+
+
+def test_where_numbers_come_from(results: Path) -> None:
+    (row,) = table_under(page_of(results, record(dirty=True)), "Where these numbers come from")
+    assert row == {
+        "experiment": "`vae_mnist`",
+        "seeds": "0",
+        "steps": "1,800,000",
+        "trained on": "2 cores of a test",
+        "seconds": "1,234",
+        "evaluated with": "batch norm: pass, float32, jax 0.10.2",
+        "commit": "0123456789 (changed)",
+    }
+
+
+def curve(split: str = "train", **fields: object) -> eval_records.Record:
+    points = {"x": [1.0, 2.0, 3.0], "values": [-100.0, -90.0, -88.0]}
+    training = {"task": "training", "metric": "iwae_bound", "value": None, "stderr": None}
+    return record(split=split, **{**training, **points, **fields})
+
+
+def test_curves_are_drawn_and_shown(results: Path) -> None:
+    page = page_of(results, record(), curve())
+    picture = results / "figures" / "bound_mnist.png"
+    assert "(figures/bound_mnist.png)" in page
+    once = picture.read_bytes()
+    assert once.startswith(b"\x89PNG")
+    page_of(results, record(), curve(values=[-100.0, -70.0, -60.0]))
+    assert picture.read_bytes() != once
+    page_of(results, record(), curve())
+    assert picture.read_bytes() == once
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"split": "valid"},  # MNIST is trained on train and valid together
+        {"protocol": {**PROTOCOL, "changed": {"model.latent": 10}}},
+        {"epochs": 30},
+    ],
+)
+def test_curves_are_of_the_longest_unchanged_training(
+    results: Path, other: dict[str, object]
+) -> None:
+    page_of(results, curve())
+    alone = (results / "figures" / "bound_mnist.png").read_bytes()
+    page_of(results, curve(values=[-1.0, -2.0, -3.0], **other), curve())
+    assert (results / "figures" / "bound_mnist.png").read_bytes() == alone
+
+
+def test_no_curves_no_picture(results: Path) -> None:
+    assert "figures" not in page_of(results, record())
+    assert not (results / "figures").exists()
+
+
+# ---- README.md
+
+
+README = f"# A page\n\nwords\n{BEGIN}\nold | table\n{END}\nmore words \n\n\n"
+
+
+def test_only_the_marked_part_of_the_page_changes(results: Path, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(README)
+    eval_records.write(results / "made_up.json", [record()])
+    page = tables(str(results), str(readme))
+    once = readme.read_text()
+    before, marked = once.split(BEGIN)
+    marked, after = marked.split(END)
+    assert before == "# A page\n\nwords\n"
+    assert after == "\nmore words \n\n\n"
+    assert "old | table" not in marked
+    assert marked.strip() in page
+    rows = by_experiment(marked, "Test log-likelihood on MNIST")
+    assert rows["vae_mnist"]["ours"] == "-86.00 ± 0.25 (images)"
+    assert by_experiment(marked, "Test log-likelihood on OCR letters")
+
+    tables(str(results), str(readme))
+    assert readme.read_text() == once
+
+
+@pytest.mark.parametrize("text", ["", "no marks\n", f"one {BEGIN} mark\n", f"{END} alone\n"])
+def test_a_page_without_marks_is_left_alone(results: Path, tmp_path: Path, text: str) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(text)
+    tables(str(results), str(readme))
+    assert readme.read_text() == text
+
+
+def test_a_missing_page_is_not_made(results: Path, tmp_path: Path) -> None:
+    tables(str(results), str(tmp_path / "README.md"))
+    assert not (tmp_path / "README.md").exists()
+
+
+def test_committed_pages_are_as_generated(tmp_path: Path) -> None:
+    if not (ROOT / "results" / "README.md").exists():
+        pytest.skip("results/README.md is not there yet: python -m eval tables")
+    shutil.copytree(ROOT / "results", tmp_path / "results")
+    shutil.copy(ROOT / "README.md", tmp_path / "README.md")
+    tables(str(tmp_path / "results"), str(tmp_path / "README.md"))
+    for page in ("results/README.md", "README.md"):
+        assert (tmp_path / page).read_text() == (ROOT / page).read_text()
+    marked = (ROOT / "README.md").read_text()
+    assert marked.count(BEGIN) == marked.count(END) == 1
+    pictures = {path.name for path in (tmp_path / "results" / "figures").glob("*")}
+    assert pictures == {path.name for path in (ROOT / "results" / "figures").glob("*")}
+
+
+# ---- what is refused
+
+
+def test_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such folder, expected the folder of `eval record`"):
+        tables(str(tmp_path / "results"))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("text", ["", "{}}", "3", json.dumps([{"experiment": "vae_mnist"}])])
+def test_file_that_holds_no_records_is_named(results: Path, text: str) -> None:
+    (results / "README.md").write_text("before")
+    (results / "broken.json").write_text(text)
+    with pytest.raises(InputError, match=r"broken\.json: expected a JSON list of memjax records"):
+        tables(str(results), readme=None)
+    assert (results / "README.md").read_text() == "before"
+
+
+def test_page_that_cannot_be_written_is_said(results: Path) -> None:
+    (results / "README.md").mkdir()
+    with pytest.raises(InputError, match=r"README\.md: cannot be written \(.*\), expected a wri"):
+        tables(str(results), readme=None)

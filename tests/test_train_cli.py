@@ -1,0 +1,176 @@
+"""`python -m train`: what it lists, explains, refuses and prints."""
+
+import logging
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from memjax import config, configs
+from train.__main__ import main
+
+from . import runs
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def own_logger() -> Iterator[None]:
+    """The program sets up the logger of memjax; put it back."""
+    logger = logging.getLogger("memjax")
+    before = (logger.handlers, logger.propagate, logger.level)
+    yield
+    logger.handlers, logger.propagate = before[:2]
+    logger.setLevel(before[2])
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return runs.write_images(tmp_path)
+
+
+def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """Run a command that must exit with code 2; returns what it printed, in one line."""
+    try:
+        code: object = main(arguments)
+    except SystemExit as left:  # tyro leaves by itself
+        code = left.code
+    assert code == 2
+    said = capsys.readouterr()
+    assert not said.out and "Traceback" not in said.err
+    return re.sub(r"[\s│─╭╮╰╯]+", " ", said.err)
+
+
+@pytest.mark.parametrize("arguments", [["--list"], ["--help"], ["-h"], []])
+def test_every_experiment_is_listed(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    for name, experiment in configs.EXPERIMENTS.items():
+        (line,) = [line for line in lines if line.split()[:1] == [name]]
+        reference = experiment.reference
+        assert reference.paper in line and reference.table in line
+        assert reference.value is None or f"{reference.value:.2f} nats" in line
+
+
+def test_help_names_every_field_and_its_default(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
+    with pytest.raises(SystemExit) as left:
+        main(["mem_vae_mnist", "--help"])
+    assert left.value.code == 0
+    said = capsys.readouterr().out
+    fields = config.flatten(config.fields_of(configs.get("mem_vae_mnist")))
+    assert len(fields) > 35
+    for name, value in fields.items():
+        if name in ("name", "model.image_shape"):
+            continue  # set by the program
+        shown = " ".join(map(str, value)) if isinstance(value, tuple) else value
+        pattern = (
+            rf"--{re.escape(name.replace('_', '-'))} [^-].*?\(default: {re.escape(str(shown))}\)"
+        )
+        assert re.search(pattern, said, re.DOTALL), f"{name}, default {value}"
+    for hidden in ("--model.batch-axes", "--model.precision", "--model.parent", "--reference"):
+        assert hidden not in said
+    assert "--workdir" in said and "--data-dir" in said
+
+
+def test_an_unknown_experiment(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    said = refused(["mem_vae_mnits", "--workdir", str(tmp_path / "run")], capsys)
+    assert said.startswith("error: experiment 'mem_vae_mnits': unknown, expected one of mem_vae_m")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--train.num-epoch", "3"], "--train.num-epochs"),
+        (["--model.slot", "3", "4"], "--model.slots"),
+        (["--sead", "3"], "--seed"),
+        (["--train.num-epochs", "many"], "--train.num-epochs"),
+        (["--model.attention", "hard"], "--model.attention"),
+        (["--model.hidden", "5", "x"], "--model.hidden"),
+        (["--data.merge-validation", "perhaps"], "--data.merge-validation"),
+    ],
+)
+def test_fields_that_cannot_be_read(
+    options: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workdir = tmp_path / "run"
+    said = refused(["mem_vae_digits", "--workdir", str(workdir), *options], capsys)
+    assert options[0] in said and expected in said
+    assert not workdir.exists()
+
+
+def test_workdir_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--workdir" in refused(["mem_vae_digits"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (["--objective.num-samples", "0"], "objective.num_samples: found 0, expected at least 1"),
+        (["--model.slots", "3"], "model.slots: found (3,), expected nothing or 2 values"),
+        (["--train.batch-size", "25"], "train.batch_size: found 25, expected at most the 24"),
+        (["--seed", "-1"], "seed: found -1, expected 0 to"),
+        (["--dataset", "nothing.npz"], "nothing.npz"),
+        (["--dataset", "mnits"], "unknown data set 'mnits', expected mnist"),
+        (
+            ["--dataset", "mnist", "--data-dir", "/no/such/folder"],
+            "/no/such/folder: no such folder",
+        ),
+    ],
+)
+def test_bad_values(
+    options: list[str],
+    expected: str,
+    images: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    workdir = tmp_path / "run"
+    said = refused([*runs.arguments(images, workdir), *options], capsys)
+    assert said.startswith("error: ") and expected in said
+    assert not workdir.exists()
+
+
+def test_images_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "float.npz"
+    np.savez(path, images=np.full((30, 4, 3), np.nan))
+    said = refused(runs.arguments(path, tmp_path / "run"), capsys)
+    assert said.startswith(f"error: {path}: ") and "expected uint8" in said
+    assert said.count("error") == 1 and not (tmp_path / "run").exists()
+
+
+def test_a_run_without_a_terminal_prints_plain_lines(
+    images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    workdir = tmp_path / "run"
+    assert main(runs.arguments(images, workdir, num_epochs=1)) == 0
+    said = capsys.readouterr()
+    assert said.out == "" and "\r" not in said.err
+    lines = said.err.splitlines()
+    assert any("using 1 of 4 devices" in line for line in lines)
+    (start,) = [line for line in lines if "parameters" in line]
+    expected = r"mem_vae_digits: [\d,]+ parameters, 24 training images, 4 steps an epoch"
+    assert re.match(expected, start)
+    progress = r"step 4 of 4, [\d.]+ steps/s, bound -[\d.]+ nats, 00:00 left"
+    assert re.fullmatch(progress, lines[-1])
+
+
+def test_the_program_itself() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "train", "vae_digit"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1 and "vae_digits" in done.stderr
