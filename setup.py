@@ -7,7 +7,6 @@ from setuptools import setup
 ROOT = Path(__file__).parent
 
 RUNTIME = [
-    "absl-py",
     "array-record>=0.8",
     "chex>=0.1.90",
     "distrax>=0.1.7",

@@ -67,7 +67,11 @@ def likelihood(
     for name, value in sizes.items():
         if value < 1:
             raise InputError(f"--{name}: found {value}, expected at least 1")
+    for name, value in {"seed": seed, "binarisation-seed": binarisation_seed}.items():
+        if value not in range(2**32):
+            raise InputError(f"--{name}: found {value}, expected 0 to {2**32 - 1}")
     run = open_run(workdir, data_dir, step)
+    records.load(run.workdir / records.FILE)  # before the work rather than after it
     if split not in run.dataset.splits:
         raise InputError(
             f"--split: {run.dataset.name} has no {split} split in this run, expected one of "
@@ -110,7 +114,7 @@ def with_statistics(run: Run, batch_norm: str) -> tuple[Run, str]:
     index = jnp.arange(min(len(images), STATISTICS_IMAGES))
     experiment = run.experiment
     # The training set as the last epoch saw it.
-    epoch = max(0, int(np.ceil(run.epochs)) - 1)
+    epoch = max(0, run.step - 1) // (len(images) // experiment.train.batch_size)
     key = training.binarisation_key(
         experiment.seed, epoch if experiment.data.binarisation == "every_epoch" else None
     )

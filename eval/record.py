@@ -1,7 +1,9 @@
 """Copy what runs have found into results/, seeds of one experiment as one record."""
 
+import contextlib
 import dataclasses
 import json
+from typing import Any
 
 import numpy as np
 import tyro
@@ -44,7 +46,9 @@ def record(
                 f"{workdir / records.FILE}: not found or empty, expected results of "
                 f"`python -m eval likelihood --workdir {workdir}`"
             )
-        by_name.setdefault(name, []).extend([*found, *training_curves(workdir, found[0])])
+        by_name.setdefault(name, []).extend(
+            [*found, *training_curves(workdir, _of_training(found))]
+        )
     written = []
     for name, found in by_name.items():
         path = epath.Path(results) / f"{name}.json"
@@ -55,38 +59,61 @@ def record(
     return written
 
 
+def _of_training(found: list[Record]) -> Record:
+    """A record that says how the run was trained; counts of parameters do not."""
+    return next((one for one in found if "split_order" in one.protocol), found[0])
+
+
 def training_curves(workdir: epath.Path, like: Record) -> list[Record]:
-    """The bound over epochs, on the training and the validation split, from metrics.jsonl."""
+    """The bound over epochs, on the training and the validation split, from metrics.jsonl.
+
+    Args:
+        workdir: of the run.
+        like: a record of the run, for what does not depend on how far it was trained.
+    """
     path = workdir / "metrics.jsonl"
-    if not path.exists():
-        return []
-    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = _whole_lines(path.read_text(encoding="utf-8")) if path.exists() else []
     curves = []
     for split, name in (("train", "bound"), ("valid", "validation_bound")):
-        points = [(line["epoch"], line[name]) for line in lines if name in line]
-        kept = points[:: max(1, len(points) // CURVE_POINTS)]
-        if kept:
-            curves.append(_curve(workdir, like, split, kept))
+        points = [line for line in lines if name in line]
+        if points:
+            shown = np.linspace(0, len(points) - 1, min(len(points), CURVE_POINTS)).astype(int)
+            kept = [points[i] for i in shown]
+            values = [round(line[name], 4) for line in kept]
+            curves.append(_curve(workdir, like, split, kept, values))
     return curves
 
 
+def _whole_lines(text: str) -> list[dict[str, Any]]:
+    found = []
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError):  # cut in half when the process was killed
+            found.append(json.loads(line))
+    return found
+
+
 def _curve(
-    workdir: epath.Path, like: Record, split: str, points: list[tuple[int, float]]
+    workdir: epath.Path,
+    like: Record,
+    split: str,
+    lines: list[dict[str, Any]],
+    values: list[float],
 ) -> Record:
+    fields = config.load_fields(str(workdir))
     return Record(
         experiment=like.experiment,
         task="training",
         dataset=like.dataset,
         split=split,
         metric="iwae_bound",
-        seeds=like.seeds,
-        epochs=like.epochs,
-        steps=like.steps,
-        trained=trained(workdir),
+        seeds=[fields["seed"]],
+        epochs=lines[-1]["epoch"],
+        steps=lines[-1]["step"],
         protocol={name: value for name, value in like.protocol.items() if name in OF_TRAINING},
+        trained=trained(workdir),
         paper_epochs=like.paper_epochs,
-        x=[float(epoch) for epoch, _ in points],
-        values=[round(value, 4) for _, value in points],
+        x=[float(line["epoch"]) for line in lines],
+        values=values,
     )
 
 
@@ -94,7 +121,8 @@ def over_seeds(found: list[Record]) -> list[Record]:
     """Records that differ by their seed alone, as one."""
     groups: dict[str, list[Record]] = {}
     for one in found:
-        groups.setdefault(dataclasses.replace(one, seeds=[]).identity, []).append(one)
+        alike = dataclasses.replace(one, seeds=[]).identity
+        groups.setdefault(f"{alike} {one.x}", []).append(one)
     return [_mean(list({one.identity: one for one in group}.values())) for group in groups.values()]
 
 

@@ -2,13 +2,12 @@
 
 import dataclasses
 import json
-import os
 from collections.abc import Iterable
 from typing import Any
 
 from etils import epath
 
-from memjax import provenance
+from memjax import config, provenance
 from memjax.errors import InputError
 
 FILE = "results.json"
@@ -94,7 +93,10 @@ def load(path: epath.Path) -> list[Record]:
     if not path.exists():
         return []
     try:
-        return [Record(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+        entries = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(entries, list):
+            raise TypeError(f"found {type(entries).__name__}")
+        return [Record(**entry) for entry in entries]
     except (ValueError, TypeError) as error:
         raise InputError(f"{path}: expected a JSON list of memjax records ({error})") from error
 
@@ -108,11 +110,9 @@ def add(path: epath.Path, new: Iterable[Record]) -> None:
     records = {record.identity: record for record in load(path)}
     records |= {record.identity: record for record in new}
     text = json.dumps([_compact(record) for record in records.values()], indent=2) + "\n"
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
+        config.write_whole(path, text)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror}), expected a writable folder"

@@ -37,8 +37,8 @@ def samples(
     Raises:
         InputError: num_images below 1, or anything wrong with the run.
     """
-    if num_images < 1:
-        raise InputError(f"--num-images: found {num_images}, expected at least 1")
+    if seed not in range(2**32):
+        raise InputError(f"--seed: found {seed}, expected 0 to {2**32 - 1}")
     run, _ = with_statistics(open_run(workdir, data_dir, step), "pass")
     path = epath.Path(output) if output else run.workdir / "samples.png"
     save_panels(pictures(run, num_images, seed), path)
@@ -48,6 +48,8 @@ def samples(
 
 def pictures(run: Run, num_images: int, seed: int = 0) -> dict[str, np.ndarray]:
     """Title -> images `[N, H, W, C]` in [0, 1]: test images, reconstructions, samples (means)."""
+    if num_images < 1:
+        raise InputError(f"--num-images: found {num_images}, expected at least 1")
     images = run.dataset.splits["test"].images[:num_images]
     index = jnp.arange(len(images))
 

@@ -59,7 +59,7 @@ def tables(results: str = "results", readme: str | None = "README.md") -> str:
 def insert(path: epath.Path, text: str) -> None:
     """Put text between the marks of a page; a page without marks stays as it is."""
     page = path.read_text(encoding="utf-8")
-    if BEGIN in page and END in page:
+    if END in page.partition(BEGIN)[2]:
         before, _, rest = page.partition(BEGIN)
         after = rest.partition(END)[2]
         _write(path, f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
@@ -86,6 +86,7 @@ def best(found: list[Record], variant: Variant) -> Record | None:
         and "changed" not in one.protocol
         and one.protocol.get("split_order") == split_order
         and one.protocol.get("batch_norm") in ("pass", "none")
+        and one.protocol.get("precision") == experiment.train.precision
     ]
     return max(
         matching,

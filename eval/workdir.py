@@ -99,8 +99,11 @@ def trained(workdir: epath.Path) -> dict[str, Any] | None:
     path = workdir / "sessions.json"
     if not path.exists():
         return None
-    sessions = json.loads(path.read_text(encoding="utf-8"))
-    last = sessions[-1]
+    try:
+        sessions = json.loads(path.read_text(encoding="utf-8"))
+        last = sessions[-1]
+    except (ValueError, IndexError):  # half written, by a run that goes on
+        return None
     return {
         "commit": last["commit"],
         "dirty": None if last["commit"] is None else any(each["dirty"] for each in sessions),

@@ -2,6 +2,8 @@
 
 import os
 
+import jax
+
 # XLA 0.10 hands small element-wise operations on a CPU to a thread pool that costs more than they
 # do: without these fusions a step of MEM-VAE takes about half the time. Later versions are
 # indifferent. An empty list of fusions is the setting.
@@ -14,5 +16,6 @@ def configure() -> None:
     It has no effect on other backends than the CPU, nor after the first computation.
     """
     flags = os.environ.get("XLA_FLAGS", "")
-    if _FLAG not in flags:
+    # XLA ends the process at a flag it does not know, so only versions that need it are given it.
+    if _FLAG not in flags and jax.__version_info__ < (0, 11):
         os.environ["XLA_FLAGS"] = f"{flags} {_FLAG}=".strip()

@@ -60,7 +60,8 @@ class Checkpoints:
         if step in self._manager.all_steps():
             return
         # Orbax wants metrics with every step: a step without a bound is never the best.
-        metrics = {METRIC: UNMEASURED if validation_bound is None else validation_bound}
+        measured = validation_bound is not None and math.isfinite(validation_bound)
+        metrics = {METRIC: validation_bound if measured else UNMEASURED}
         self._manager.save(step, args=ocp.args.PyTreeSave(state), metrics=metrics)
 
     def restore(self, like: T, step: int) -> T:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -138,8 +139,7 @@ class Experiment:
 
 # What may differ between a run and its continuation.
 MAY_CHANGE = frozenset(
-    f"train.{name}"
-    for name in ("num_epochs", "save_every", "log_every", "validation_samples", "call_seconds")
+    f"train.{name}" for name in ("num_epochs", "save_every", "log_every", "call_seconds")
 )
 # Of a model: linen's own fields, and those that the training step sets.
 _NOT_THE_MODELS = frozenset({"parent", "name", "batch_axes", "precision"})
@@ -198,6 +198,7 @@ def changed_fields(experiment: Experiment, base: Experiment) -> dict[str, Any]:
     every result says for itself.
     """
     free = MAY_CHANGE | {"seed", "model.image_shape", "data.split_order", "data.split_seed"}
+    free |= {"train.validation_samples"}
     before, after = flatten(fields_of(base)), flatten(fields_of(experiment))
     return {name: after[name] for name in after if name not in free and after[name] != before[name]}
 
@@ -205,7 +206,14 @@ def changed_fields(experiment: Experiment, base: Experiment) -> dict[str, Any]:
 def save(experiment: Experiment, workdir: str) -> None:
     """Write the experiment's fields to `config.json` in the workdir."""
     document = {"format_version": FORMAT_VERSION, "fields": fields_of(experiment)}
-    (epath.Path(workdir) / FILE).write_text(json.dumps(document, indent=2) + "\n")
+    write_whole(epath.Path(workdir) / FILE, json.dumps(document, indent=2) + "\n")
+
+
+def write_whole(path: epath.Path, text: str) -> None:
+    """Write a file so that whoever reads it, at any time, finds the old text or the new."""
+    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
 
 
 def load_fields(workdir: str) -> dict[str, Any]:

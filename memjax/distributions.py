@@ -10,8 +10,6 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import distrax
 
-Distribution = distrax.DistributionLike
-
 
 def diagonal_normal(mean: Array, log_variance: Array) -> distrax.Independent:
     """N(mean, diag(exp(log_variance))) over the last axis.

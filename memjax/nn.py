@@ -1,6 +1,5 @@
 """Layers: matrix products at a stated precision, dense layers and batch normalisation."""
 
-from collections.abc import Callable
 from typing import Literal
 
 import flax.linen as nn
@@ -139,7 +138,7 @@ class BatchNorm(nn.Module):
 
 
 class Hidden(nn.Module):
-    """Dense -> batch norm -> scale and shift -> activation, or Dense -> activation without norm.
+    """Dense -> batch norm -> scale and shift -> ReLU, or Dense -> ReLU without norm.
 
     Attributes:
         features: D, the number of units.
@@ -148,7 +147,6 @@ class Hidden(nn.Module):
         epsilon: of batch norm.
         momentum: of the moving averages.
         precision: of the matrix product.
-        activation: applied last.
     """
 
     features: int
@@ -157,7 +155,6 @@ class Hidden(nn.Module):
     epsilon: float = 1e-10
     momentum: float = MOMENTUM
     precision: Precision = "float32"
-    activation: Callable[[Array], Array] = nn.relu
 
     def setup(self) -> None:
         self.dense = Dense(self.features, self.precision)
@@ -180,9 +177,9 @@ class Hidden(nn.Module):
         """
         h = self.dense(x)
         if not self.batch_norm:
-            return self.activation(h), h
+            return nn.relu(h), h
         if train and not record:
             normalised = normalise(h, batch_moments(h, self.axes), self.epsilon)
         else:
             normalised = self.norm(h, train)
-        return self.activation(normalised * self.scale + self.shift), normalised
+        return nn.relu(normalised * self.scale + self.shift), normalised

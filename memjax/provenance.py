@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 
+CODE = ("memjax", "train", "eval", "benchmarks", "setup.py", "requirements.lock")
 LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "distrax", "numpy")
 
 
@@ -39,7 +40,7 @@ def source() -> dict[str, Any]:
     """`commit` and `dirty` of the clone this code runs from; None for an installed package."""
     root = Path(__file__).parent.parent
     commit = _git(root, "rev-parse", "HEAD") if (root / ".git").exists() else None
-    dirty = bool(_git(root, "status", "--porcelain", "--untracked-files=no")) if commit else None
+    dirty = bool(_git(root, "status", "--porcelain", "--", *CODE)) if commit else None
     return {"commit": commit, "dirty": dirty}
 
 

@@ -97,13 +97,12 @@ def make_optimizer(
 
     Source: Kingma and Ba 2015; the limits are those of the first paper's code.
     """
-    schedule = optax.exponential_decay(
-        learning_rate,
-        transition_steps=steps_per_epoch,
-        decay_rate=decay,
-        transition_begin=max(0, (constant_epochs - 1) * steps_per_epoch),
-        staircase=True,
-    )
+
+    def schedule(count: Array) -> Array:
+        # In integers: XLA divides floats by a rounded reciprocal, and is an epoch late at times.
+        decays = jnp.maximum(count // steps_per_epoch - (constant_epochs - 1), 0)
+        return learning_rate * decay ** decays.astype(jnp.float32)
+
     clips = []
     if clip_global_norm:
         clips.append(optax.clip_by_global_norm(clip_global_norm))

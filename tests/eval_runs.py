@@ -65,9 +65,18 @@ def experiment(seed: int = 0) -> Experiment:
     )
 
 
-@functools.cache
 def trained(folder: Path, seed: int = 0) -> Trained:
     """Train once in a session; `folder` is the session's, nobody writes to what is returned."""
+    return _trained(folder, seed)
+
+
+def evaluated(folder: Path, seed: int = 0) -> Path:
+    """A copy of the run's workdir with its likelihood; nobody writes to it either."""
+    return _evaluated(folder, seed)
+
+
+@functools.cache
+def _trained(folder: Path, seed: int) -> Trained:
     workdir = folder / f"mem_vae_digits_{seed}"
     with one_device():
         state = train.run(experiment(seed), str(workdir))
@@ -75,8 +84,7 @@ def trained(folder: Path, seed: int = 0) -> Trained:
 
 
 @functools.cache
-def evaluated(folder: Path, seed: int = 0) -> Path:
-    """A copy of the run's workdir with its likelihood; nobody writes to it either."""
+def _evaluated(folder: Path, seed: int) -> Path:
     workdir = copy(trained(folder, seed), folder / f"evaluated_{seed}")
     with one_device():
         likelihood(str(workdir), **EVALUATION)

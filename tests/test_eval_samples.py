@@ -18,7 +18,6 @@ from memjax.errors import InputError
 from memjax.types import Batch
 from tests import eval_records, eval_runs, tiny
 
-
 LAST = 2 * eval_runs.STEPS_PER_EPOCH
 
 

@@ -2,7 +2,9 @@
 
 import io
 import json
+import logging
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -51,3 +53,19 @@ def test_tensorboard_gets_scalars_and_images(tmp_path: Path) -> None:
     (events,) = (tmp_path / "tensorboard").iterdir()
     written = events.read_bytes()
     assert b"bound" in written and b"samples" in written and b"PNG" in written
+
+
+def test_speed_is_counted_from_the_end_of_the_first_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = iter(range(0, 1000, 5))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
+    log = Log(str(tmp_path), first_step=10, total_steps=40)
+    with caplog.at_level(logging.INFO, logger="memjax"):
+        for step in (11, 20, 30):
+            log.progress(step, -91.0)
+            log.metrics(step, 1, {"bound": -91.0})
+    log.close()
+    found = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert found[0]["steps_per_second"] == 0 < found[1]["steps_per_second"]
+    assert "? left" not in caplog.records[-1].getMessage()

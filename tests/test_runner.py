@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -19,7 +20,9 @@ import train
 from memjax.checkpoint import Checkpoints
 from memjax.config import Experiment
 from memjax.errors import InputError
+from memjax.objectives import pathwise
 from memjax.training import TrainState
+from memjax.types import Terms
 from train import devices
 
 from . import runs
@@ -207,6 +210,10 @@ def test_a_folder_that_cannot_be_is_refused(images: Path, tmp_path: Path, below:
         ("optimizer.clip_element", -1.0, r"optimizer.clip_element: found -1.0, expected at least"),
         ("seed", -1, r"seed: found -1, expected 0 to 4294967295"),
         ("seed", 2**32, r"seed: found 4294967296, expected 0 to"),
+        ("data.binarisation", "sometimes", r"^data.binarisation: found 'sometimes', expected one"),
+        ("model.attention", "hard", r"^model.attention: found 'hard', expected one of sigmoid"),
+        ("train.precision", "float16", r"^train.precision: found 'float16', expected one of fl"),
+        ("objective.kl", "none", r"^objective.kl: found 'none', expected one of sampled, analytic"),
         ("dataset", "mnits", r"unknown data set 'mnits', expected mnist"),
         ("dataset", "no/such/file.npz", r"no/such/file.npz"),
     ],
@@ -238,6 +245,24 @@ def test_a_broken_objective_stops_the_run(images: Path, tmp_path: Path) -> None:
         ):
             train.run(changed(rarely, "train.save_every", 1), str(workdir))
         assert saved_steps(workdir)[0] == [4]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cliff:
+    """An objective with a value everywhere and a gradient nowhere."""
+
+    num_samples: int = 2
+
+    def __call__(self, terms: Terms) -> jax.Array:
+        return pathwise(terms) + jnp.sqrt(0.0 * terms.kl[0])
+
+
+def test_parameters_that_are_not_finite_are_not_saved(images: Path, tmp_path: Path) -> None:
+    experiment = dataclasses.replace(runs.experiment(images), objective=Cliff())
+    # Stopped before the objective has seen the parameters that the first step made.
+    with pytest.raises(train.NonFiniteError, match=r"^step 1: .*: none$"):
+        train.run(experiment, str(tmp_path), stop_at_step=1)
+    assert saved_steps(tmp_path)[0] == []
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,24 @@ def test_learning_rate_falls_between_epochs() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("steps_per_epoch", [321, 600])
+def test_learning_rate_falls_at_the_first_step_of_every_epoch(steps_per_epoch: int) -> None:
+    # Without moments Adam makes the learning rate of the step, whichever it is.
+    chosen = optimizer(steps_per_epoch, b1=0.0, b2=0.0, epsilon=1e-12)
+    one = jnp.ones(1)
+
+    def learning_rate(count: jax.Array) -> jax.Array:
+        state = optax.tree_utils.tree_set(chosen.init(one), count=count)
+        return -chosen.update(one, state, one)[0][0]
+
+    epochs = np.arange(1, 3000)
+    found = jax.jit(jax.vmap(jax.vmap(learning_rate)))(
+        jnp.asarray(epochs * steps_per_epoch)[:, None] + jnp.array([-1, 0])
+    )
+    last, first = (1e-3 * 0.998 ** np.maximum(epochs + i - 1000, 0) for i in (0, 1))
+    np.testing.assert_allclose(found, np.stack([last, first], axis=1), rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("fields", "expected"),
     [

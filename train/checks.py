@@ -1,5 +1,9 @@
 """What is refused before a run begins."""
 
+import dataclasses
+import typing
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from etils import epath
@@ -49,8 +53,23 @@ def check_fields(experiment: Experiment) -> None:
     for name, decay in (("b1", experiment.optimizer.b1), ("b2", experiment.optimizer.b2)):
         if not 0 <= decay < 1:
             raise InputError(f"optimizer.{name}: found {decay}, expected at least 0, less than 1")
+    if jnp.result_type(float) == jnp.float64:
+        raise InputError("JAX_ENABLE_X64: found on, expected off: memjax computes in float32")
+    _check_choices(experiment)
     if experiment.seed not in range(2**32):
         raise InputError(f"seed: found {experiment.seed}, expected 0 to {2**32 - 1}")
+
+
+def _check_choices(node: Any, path: str = "") -> None:
+    """Refuse a value that is not among those of its field; the command line does so by itself."""
+    hints = typing.get_type_hints(type(node))
+    for field in dataclasses.fields(node):
+        value, hint = getattr(node, field.name), hints[field.name]
+        if typing.get_origin(hint) is typing.Literal and value not in typing.get_args(hint):
+            choices = ", ".join(map(str, typing.get_args(hint)))
+            raise InputError(f"{path}{field.name}: found {value!r}, expected one of {choices}")
+        if dataclasses.is_dataclass(value):
+            _check_choices(value, f"{path}{field.name}.")
 
 
 def check_data(experiment: Experiment, dataset: Dataset) -> None:
@@ -65,12 +84,18 @@ def check_data(experiment: Experiment, dataset: Dataset) -> None:
             f"train.batch_size: found {found}, expected at most the {most} training images "
             f"of {dataset.name}"
         )
-    binarisation = experiment.data.binarisation
-    if getattr(experiment.model, "likelihood", None) == "gaussian" and binarisation != "none":
-        # The density of two values grows without limit as the variance falls.
-        raise InputError(
-            f"data.binarisation: found {binarisation} with a gaussian likelihood, expected none"
-        )
+    # The density of two values grows without limit as the variance falls.
+    if getattr(experiment.model, "likelihood", None) == "gaussian":
+        binarisation = experiment.data.binarisation
+        if binarisation != "none":
+            raise InputError(
+                f"data.binarisation: found {binarisation} with a gaussian likelihood, expected none"
+            )
+        if dataset.maximum == 1:
+            raise InputError(
+                f"{dataset.name}: found pixels of 0 and 1 with a gaussian likelihood, "
+                "expected grey levels"
+            )
 
 
 def check_model(experiment: Experiment) -> None:
@@ -90,6 +115,10 @@ def check_workdir(experiment: Experiment, workdir: str) -> None:
         InputError: it holds another experiment, or files that are no run's.
     """
     path = epath.Path(workdir)
+    try:
+        path.exists()
+    except ImportError as error:  # the library for this kind of bucket
+        raise InputError(f"{workdir}: {error}, expected that library or a local folder") from error
     if (path / config.FILE).exists():
         name = config.load_fields(workdir)["name"]
         if name != experiment.name:

@@ -114,7 +114,7 @@ def make_call(
             train=state,
             totals=jax.tree.map(jnp.add, run.totals, metrics),
             counted=run.counted + 1,
-            nonfinite_step=jnp.where(failed, run.train.step, run.nonfinite_step),
+            nonfinite_step=jnp.where(failed, state.step, run.nonfinite_step),
         )
         return run, (images, plan, epoch, first)
 

@@ -12,6 +12,8 @@ from etils import epath
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
+from memjax import config
+
 logger = logging.getLogger("memjax")
 FILE = "metrics.jsonl"
 SECONDS_BETWEEN_LINES = 10.0
@@ -29,11 +31,14 @@ class Log:
         self._path = epath.Path(workdir) / FILE
         self._lines = _lines_up_to(self._path, first_step)
         self._write()
-        self._writer = SummaryWriter(str(epath.Path(workdir) / "tensorboard"))
+        self._writer = SummaryWriter(
+            str(epath.Path(workdir) / "tensorboard"), purge_step=first_step + 1
+        )
         self._total = total_steps
         self._step = first_step
         self._started = self._said = time.monotonic()
         self._first_step = first_step
+        self._compiled = False
         self._terminal = sys.stderr.isatty()
         self._bar = tqdm(
             total=total_steps, initial=first_step, unit="step", disable=not self._terminal
@@ -41,8 +46,9 @@ class Log:
 
     def progress(self, step: int, bound: float) -> None:
         """Show where the run is; `bound` in nats."""
-        if self._step == self._first_step:
+        if not self._compiled:
             # The first call compiles: the speed is counted from its end.
+            self._compiled = True
             self._first_step, self._started = step, time.monotonic()
         self._bar.update(step - self._step)
         self._bar.set_postfix_str(f"bound {bound:.2f} nats", refresh=False)
@@ -86,7 +92,7 @@ class Log:
             with self._path.open("a") as file:
                 file.write("".join(f"{line}\n" for line in new))
         else:
-            self._path.write_text("".join(f"{line}\n" for line in self._lines))
+            config.write_whole(self._path, "".join(f"{line}\n" for line in self._lines))
 
 
 def _lines_up_to(path: epath.Path, step: int) -> list[str]:

@@ -75,7 +75,7 @@ class Loop:
         """
         images = devices.replicate(self._images, self._devices)
         step = self._step
-        last = min(self._total_steps, stop_at_step or self._total_steps)
+        last = self._total_steps if stop_at_step is None else min(self._total_steps, stop_at_step)
         planned, plan = -1, np.empty(0)
         while step < last:
             epoch, first = divmod(step, self._steps_per_epoch)
@@ -113,20 +113,20 @@ class Loop:
             state = training.create_state(experiment.model, optimizer, batch, experiment.seed)
             return devices.initial_run_state(step, state, batch)
 
-        latest = self._checkpoints.latest_step()
-        if latest is not None:
-            logger.info("going on from step %d of %s", latest, self._workdir)
-            return self._checkpoints.restore(jax.eval_shape(initial), latest)
-        state = jax.jit(initial)()
+        shapes = jax.eval_shape(initial)
         logger.info(
             "%s: %s parameters, %s training images, %d steps an epoch, %d device(s)",
             experiment.name,
-            f"{sum(leaf.size for leaf in jax.tree.leaves(state.train.params)):,}",
+            f"{sum(leaf.size for leaf in jax.tree.leaves(shapes.train.params)):,}",
             f"{len(self._images):,}",
             self._steps_per_epoch,
             len(self._devices),
         )
-        return state
+        latest = self._checkpoints.latest_step()
+        if latest is None:
+            return jax.jit(initial)()
+        logger.info("going on from step %d of %s", latest, self._workdir)
+        return self._checkpoints.restore(shapes, latest)
 
     def _plan(self, epoch: int) -> np.ndarray:
         order = data.epoch_permutation(self._experiment.seed, epoch, len(self._images))
@@ -150,18 +150,22 @@ class Loop:
         after = float(self._state.totals["bound"])  # waits for the devices
         seconds = (time.monotonic() - started) / count
         # The first call compiles, and says nothing of the next but that it should be short.
-        self._seconds_per_step = 0.1 if self._seconds_per_step is None else seconds
+        compiled = self._seconds_per_step is not None
+        self._seconds_per_step = seconds if compiled else self._experiment.train.call_seconds
         self._check_finite()
         return (after - before) / (int(self._state.counted) - counted)
 
     def _check_finite(self) -> None:
         step = int(self._state.nonfinite_step)
         if step >= 0:
-            good = self._checkpoints.latest_step()
-            raise NonFiniteError(
-                f"step {step}: the objective is not finite, training stopped; last good "
-                f"checkpoint in {self._workdir}: {'none' if good is None else f'step {good}'}"
-            )
+            raise self._nonfinite(f"step {step}: the objective is not finite")
+
+    def _nonfinite(self, what: str) -> NonFiniteError:
+        good = self._checkpoints.latest_step()
+        return NonFiniteError(
+            f"{what}, training stopped; last good checkpoint in {self._workdir}: "
+            f"{'none' if good is None else f'step {good}'}"
+        )
 
     def _end_epoch(self, epoch: int) -> None:
         train = self._experiment.train
@@ -187,6 +191,8 @@ class Loop:
         )
 
     def _save(self, validation_bound: float | None = None) -> None:
+        if not all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves(self._state.train.params)):
+            raise self._nonfinite(f"step {self._step}: a parameter is not finite")
         self._checkpoints.save(self._state, self._step, validation_bound)
         self._session.saved(self._step)
 

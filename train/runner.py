@@ -1,10 +1,12 @@
 """One run, from an experiment and a folder to a trained state."""
 
 import dataclasses
+from pathlib import Path
 
 from memjax import backend, configs, data
 from memjax.config import Experiment
 from memjax.data import Dataset
+from memjax.errors import InputError
 from memjax.training import TrainState
 
 from .checks import check_data, check_fields, check_model, check_workdir, prepare_workdir
@@ -40,7 +42,13 @@ def run(
     """
     if isinstance(experiment, str):
         experiment = configs.get(experiment)
+    if experiment.dataset.endswith(".npz"):
+        # So that evaluation finds it from any folder.
+        own = Path(experiment.dataset).expanduser().resolve()
+        experiment = dataclasses.replace(experiment, dataset=str(own))
     check_fields(experiment)
+    if stop_at_step is not None and stop_at_step < 1:
+        raise InputError(f"stop_at_step: found {stop_at_step}, expected at least 1")
     check_workdir(experiment, workdir)
     backend.configure()
     dataset = data.load(

@@ -2,12 +2,21 @@
 
 import json
 import time
+from typing import Any
 
 from etils import epath
 
-from memjax import provenance
+from memjax import config, provenance
 
 FILE = "sessions.json"
+
+
+def load(path: epath.Path) -> list[dict[str, Any]]:
+    """The entries of an earlier part of the run, none where a kill left half a file."""
+    try:
+        return json.loads(path.read_text()) if path.exists() else []
+    except ValueError:
+        return []
 
 
 class Session:
@@ -16,13 +25,15 @@ class Session:
     def __init__(self, workdir: str, first_step: int):
         """Begin at `first_step`; later entries belong to a part of the run that is lost."""
         self._path = epath.Path(workdir) / FILE
-        earlier = json.loads(self._path.read_text()) if self._path.exists() else []
+        earlier = load(self._path)
         self._earlier = [entry for entry in earlier if entry["first_step"] < first_step]
         self._entry = {"first_step": first_step, **provenance.describe()}
         self._started = time.monotonic()
 
     def saved(self, step: int) -> None:
-        """Note that everything up to `step` is saved."""
+        """Note that everything up to `step` is saved; without a step there is no entry."""
+        if step == self._entry["first_step"]:
+            return
         self._entry["last_step"] = step
         self._entry["seconds"] = round(time.monotonic() - self._started, 1)
-        self._path.write_text(json.dumps([*self._earlier, self._entry], indent=2) + "\n")
+        config.write_whole(self._path, json.dumps([*self._earlier, self._entry], indent=2) + "\n")
