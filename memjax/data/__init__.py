@@ -1,6 +1,6 @@
 """Data sets in memory, and batches of them as functions of (seed, epoch, example).
 
-dataset = load("mnist", "path/to/data")         # bytes, divided; kept on the device
+dataset = load("mnist", "path/to/data")         # bytes, divided
 order = epoch_permutation(seed, epoch, 50_000)  # outside the scan
 images = prepare_images(...)                    # inside it: floats, binarised
 """
