@@ -14,9 +14,9 @@ from tests.runs import contents
 
 
 def made_up(folder: Path, found: list[Record], metrics: str | None = None) -> Path:
-    """A workdir with these results; of the run itself `record` reads nothing but the name."""
+    """A workdir with these results, and what `record` reads of the run itself."""
     eval_records.write(folder / "results.json", found)
-    fields = {"name": found[0].experiment}
+    fields = {"name": found[0].experiment, "seed": max([0, *found[-1].seeds])}
     (folder / "config.json").write_text(json.dumps({"format_version": 1, "fields": fields}))
     if metrics is not None:
         (folder / "metrics.jsonl").write_text(metrics)
@@ -161,13 +161,54 @@ def test_a_newer_evaluation_replaces_the_older(tmp_path: Path) -> None:
     assert (found.value, found.commit) == (-85, "fedcba")
 
 
-def test_long_curves_are_thinned(tmp_path: Path) -> None:
-    lines = [json.dumps({"epoch": epoch, "bound": -90 - 1 / epoch}) for epoch in range(1, 1001)]
-    workdir = made_up(tmp_path / "run", [eval_records.record()], "\n".join(lines) + "\n")
+def metrics(epochs: range) -> str:
+    """The lines that training writes."""
+    lines = [{"step": 600 * epoch, "epoch": epoch, "bound": -90 - 1 / epoch} for epoch in epochs]
+    return "".join(json.dumps(line) + "\n" for line in lines)
+
+
+def test_long_curves_are_thinned_and_keep_their_ends(tmp_path: Path) -> None:
+    workdir = made_up(tmp_path / "run", [eval_records.record()], metrics(range(1, 1001)))
     found = record((str(workdir),), results=str(tmp_path / "results"))
     curve = of_metric(found, "iwae_bound", "training")
-    assert curve.x == list(range(1, 1001, 5))
+    assert len(curve.x) == 200
+    assert (curve.x[0], curve.x[-1]) == (1, 1000)
+    assert set(np.diff(curve.x)) == {5, 6}
     assert curve.values == [round(-90 - 1 / x, 4) for x in curve.x]
+
+
+def test_curves_are_of_training_whatever_was_evaluated(tmp_path: Path) -> None:
+    # A count of parameters says nothing of training, and the evaluation is of an earlier step.
+    nothing = {"num_samples": None, "num_images": None, "epochs": None, "steps": None}
+    count = eval_records.record(
+        task="parameters", metric="num_parameters", split="none", seeds=[], protocol={}, **nothing
+    )
+    workdirs = []
+    for number in (0, 1):
+        one = eval_records.record(seeds=[number], epochs=1, steps=600)
+        workdirs.append(made_up(tmp_path / str(number), [count, one], metrics(range(1, 4))))
+    found = record(tuple(map(str, workdirs)), results=str(tmp_path / "results"))
+    curve = of_metric(found, "iwae_bound", "training")
+    assert (curve.seeds, curve.epochs, curve.steps) == ([0, 1], 3, 1800)
+    assert curve.protocol == {"split_order": "contiguous"}
+    assert of_metric(found, "num_parameters", "parameters").seeds == []
+
+
+def test_curves_over_other_epochs_stay_apart(tmp_path: Path) -> None:
+    workdirs = [
+        made_up(tmp_path / str(number), [eval_records.record(seeds=[number])], metrics(epochs))
+        for number, epochs in enumerate((range(1, 9), range(2, 9, 2)))
+    ]
+    found = record(tuple(map(str, workdirs)), results=str(tmp_path / "results"))
+    curves = {tuple(one.seeds): one.x for one in found if one.task == "training"}
+    assert curves == {(0,): [1, 2, 3, 4, 5, 6, 7, 8], (1,): [2, 4, 6, 8]}
+
+
+def test_a_line_cut_in_half_is_left_out(tmp_path: Path) -> None:
+    text = metrics(range(1, 4)) + '{"step": 2400, "epo'
+    workdir = made_up(tmp_path / "run", [eval_records.record()], text)
+    found = record((str(workdir),), results=str(tmp_path / "results"))
+    assert of_metric(found, "iwae_bound", "training").x == [1, 2, 3]
 
 
 # ---- what is refused

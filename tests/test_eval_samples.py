@@ -151,3 +151,13 @@ def test_comparison_that_cannot_be_written_is_said(evaluated: Path, tmp_path: Pa
 def test_no_runs_are_refused() -> None:
     with pytest.raises(InputError, match="compare: found no workdirs, expected at least one"):
         compare(())
+
+
+@pytest.mark.parametrize("number", [0, -1])
+def test_pictures_of_no_images_are_refused(evaluated: Path, tmp_path: Path, number: int) -> None:
+    output = tmp_path / "comparison.png"
+    with pytest.raises(InputError, match=f"--num-images: found {number}, expected at least 1"):
+        compare((str(evaluated),), output=str(output), num_images=number)
+    with pytest.raises(InputError, match=f"--num-images: found {number}, expected at least 1"):
+        samples(str(evaluated), output=str(output), num_images=number)
+    assert not output.exists()

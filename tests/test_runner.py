@@ -228,20 +228,20 @@ def test_bad_values_leave_nothing_behind(
 
 
 def test_a_broken_objective_stops_the_run(images: Path, tmp_path: Path) -> None:
-    # In the second epoch the learning rate is 1e30: its first step, number 4, leaves parameters
-    # that the next one cannot use.
+    # In the second epoch the learning rate is 1e30: its first step, the fifth, leaves parameters
+    # that the sixth cannot use.
     rarely = runs.experiment(images, save_every=3)
     schedule = dataclasses.replace(rarely.optimizer, constant_epochs=1, decay=1e33)
     rarely = dataclasses.replace(rarely, optimizer=schedule)
     workdir = tmp_path / "rarely"
     with pytest.raises(
-        train.NonFiniteError, match=rf"^step 5: .*last good checkpoint in {workdir}: none$"
+        train.NonFiniteError, match=rf"^step 6: .*last good checkpoint in {workdir}: none$"
     ):
         train.run(rarely, str(workdir))
     workdir = tmp_path / "often"
     for _ in range(2):  # going on from the checkpoint leads to the same end
         with pytest.raises(
-            train.NonFiniteError, match=rf"^step 5: .*last good checkpoint in {workdir}: step 4$"
+            train.NonFiniteError, match=rf"^step 6: .*last good checkpoint in {workdir}: step 4$"
         ):
             train.run(changed(rarely, "train.save_every", 1), str(workdir))
         assert saved_steps(workdir)[0] == [4]

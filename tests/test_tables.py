@@ -251,7 +251,9 @@ def test_only_the_marked_part_of_the_page_changes(results: Path, tmp_path: Path)
     assert readme.read_text() == once
 
 
-@pytest.mark.parametrize("text", ["", "no marks\n", f"one {BEGIN} mark\n", f"{END} alone\n"])
+@pytest.mark.parametrize(
+    "text", ["", "no marks\n", f"one {BEGIN} mark\n", f"{END} first, {BEGIN} then\n"]
+)
 def test_a_page_without_marks_is_left_alone(results: Path, tmp_path: Path, text: str) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(text)

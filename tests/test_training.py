@@ -127,7 +127,8 @@ def test_the_first_step_that_fails_is_named(num_devices: int) -> None:
     params["image_mean"] = {**params["image_mean"], "bias": np.full(12, np.nan, np.float32)}
     poisoned = with_params(initial, params, step=np.int32(5))
     found = take_steps(num_devices, 1, 2, state=poisoned)
-    assert found.nonfinite_step == 5 and found.train.step == 8
+    # After five steps: the sixth fails, and stays the first that did.
+    assert found.nonfinite_step == 6 and found.train.step == 8
 
 
 @pytest.mark.parametrize("binarisation", ["none", "fixed", "every_epoch"])
