@@ -7,19 +7,25 @@ from collections.abc import Iterator
 
 import pytest
 
-from memjax import backend
-
-# jax reads all of these when it is imported, and processes that the tests start inherit them.
 _SCRATCH = tempfile.mkdtemp(prefix="memjax-tests-")
-_FLAGS = os.environ.get("XLA_FLAGS", "")
-os.environ["XLA_FLAGS"] = f"{_FLAGS} --xla_force_host_platform_device_count=4".strip()
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-# Every run compiles its step anew, for the most part the same one.
-os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{_SCRATCH}/compiled"
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-os.environ["MEMJAX_CACHE_DIR"] = f"{_SCRATCH}/data"
-backend.configure()
+
+
+def _set_up() -> None:
+    """Set what jax reads when it is imported, and what processes of the tests inherit."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=4".strip()
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    # Every run compiles its step anew, for the most part the same one.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{_SCRATCH}/compiled"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    os.environ["MEMJAX_CACHE_DIR"] = f"{_SCRATCH}/data"
+    from memjax import backend  # imports jax
+
+    backend.configure()
+
+
+_set_up()
 
 
 @pytest.fixture(autouse=True, scope="module")
