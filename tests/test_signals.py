@@ -1,6 +1,5 @@
 """Signals: collected while a run trains, and what they were before and after."""
 
-import os
 import signal
 import threading
 
@@ -11,8 +10,8 @@ from train.signals import Stopped, collected
 STOPS = [signal.SIGTERM, signal.SIGINT]
 
 
-def send(number: int) -> None:
-    os.kill(os.getpid(), number)
+# To this thread: a signal sent to the process may reach another one, and be late.
+send = signal.raise_signal
 
 
 @pytest.mark.parametrize("number", STOPS)
