@@ -256,12 +256,22 @@ class MemVAE(nn.Module):
             )
         for name in ("slots", "local_reconstruction"):
             values = getattr(self, name)
-            if values and (len(values) != depth or min(values) < 0):
+            if values and (len(values) != depth or not all(0 <= v < math.inf for v in values)):
                 raise InputError(
                     f"model.{name}: found {values}, expected nothing or {depth} values of at "
                     "least 0, one per hidden layer"
                 )
-        if any(i not in range(depth) for i in self.disabled):
+        with_slots = [i for i, count in enumerate(self.slots) if count]
+        if any(i not in with_slots for i in self.disabled):
             raise InputError(
-                f"model.disabled: found {self.disabled}, expected layers of 0..{depth - 1}"
+                f"model.disabled: found {self.disabled}, expected hidden layers that have slots, "
+                f"of {tuple(with_slots)}"
+            )
+        for name in ("slot_scale", "batch_norm_epsilon"):
+            if not 0 <= (value := getattr(self, name)) < math.inf:
+                raise InputError(f"model.{name}: found {value}, expected at least 0")
+        if not 0 <= self.batch_norm_momentum < 1:
+            raise InputError(
+                f"model.batch_norm_momentum: found {self.batch_norm_momentum}, expected at least "
+                "0, less than 1"
             )
