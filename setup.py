@@ -24,9 +24,19 @@ RUNTIME = [
     "tensorboardX>=2.6",
     "tensorflow-datasets>=4.9.7,<4.10",
     "tqdm>=4.66",
+    "typeguard>=4.4",
     "tyro>=0.9",
 ]
-TEST = ["ipykernel", "mypy>=1.15", "nbclient>=0.10", "nbformat>=5.10", "pytest>=8", "ruff>=0.9"]
+TEST = [
+    "ipykernel",
+    "mypy>=1.15",
+    "nbclient>=0.10",
+    "nbformat>=5.10",
+    "packaging",
+    "pytest>=8",
+    "ruff>=0.9",
+    "setuptools>=77",  # the wheel is built without network
+]
 
 setup(
     name="memjax",
