@@ -5,14 +5,15 @@ import tyro
 from etils import epath
 
 from memjax.errors import InputError
+from memjax.workdirs import RESULTS
 
 from . import records
 from .likelihood import with_statistics
 from .parameters import count
 from .records import Record
+from .run import Run, Step, open_run
 from .samples import pictures, save_panels
 from .text import columns
-from .workdir import Run, Step, open_run
 
 
 def compare(
@@ -68,7 +69,7 @@ def _row(run: Run) -> tuple[str, ...]:
 def _likelihood(run: Run) -> Record:
     found = [
         record
-        for record in records.load(run.workdir / records.FILE)
+        for record in records.load(run.workdir / RESULTS)
         if record.metric == "log_likelihood"
         and record.split == "test"
         and record.steps == run.step

@@ -1,7 +1,11 @@
 """log p(x) of a split by importance sampling, with its standard error and per-image values."""
 
 import dataclasses
+import hashlib
+import io
+import json
 import logging
+import math
 import time
 from collections.abc import Callable
 from typing import Any, Literal
@@ -12,19 +16,20 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from memjax import data, training
+from memjax import data, training, workdirs
 from memjax.errors import InputError
 from memjax.evaluation import Likelihood, log_weights, pass_statistics, summarise
 from memjax.types import Array, Batch, Variables
 
 from . import records
 from .records import Record
-from .workdir import Run, Step, open_run
+from .run import Run, Step, open_run
 
 logger = logging.getLogger("memjax")
 TASK = "likelihood"
 NUMBERS = (1, 5, 50, 500, 5000, 50_000)
-STATISTICS_IMAGES = 131_072  # the most that one batch of the statistics pass holds
+# The most that one batch of the statistics pass holds.
+STATISTICS_IMAGES, STATISTICS_PIXELS = 2**17, 2**27
 
 
 def likelihood(
@@ -71,7 +76,7 @@ def likelihood(
         if value not in range(2**32):
             raise InputError(f"--{name}: found {value}, expected 0 to {2**32 - 1}")
     run = open_run(workdir, data_dir, step)
-    records.load(run.workdir / records.FILE)  # before the work rather than after it
+    records.load(run.workdir / workdirs.RESULTS)  # before the work rather than after it
     if split not in run.dataset.splits:
         raise InputError(
             f"--split: {run.dataset.name} has no {split} split in this run, expected one of "
@@ -80,12 +85,12 @@ def likelihood(
     started = time.monotonic()
     if precision is not None:
         run = dataclasses.replace(run, model=run.model.clone(precision=precision))
-    run, normalisation = with_statistics(run, batch_norm)
+    run, statistics = with_statistics(run, batch_norm)
     numbers = [number for number in NUMBERS if number < num_samples]
     evaluate = make_evaluator(run, num_samples, numbers, seed, binarisation_seed, chunk_size)
     found = evaluate_split(run, evaluate, split, max_images, batch_size)
     protocol = {
-        "batch_norm": normalisation,
+        **statistics,
         "binarisation_seed": None if is_binary(run) else binarisation_seed,
         "split_order": run.experiment.data.split_order,
         "split_seed": run.experiment.data.split_seed,
@@ -96,6 +101,7 @@ def likelihood(
     }
     written = write(run, found, split, num_samples, numbers, protocol, time.monotonic() - started)
     logger.info("%s", describe(written))
+    logger.info("values of each image: %s", run.workdir / file_name(written[0]))
     return written
 
 
@@ -104,14 +110,19 @@ def is_binary(run: Run) -> bool:
     return run.dataset.maximum == 1 or run.experiment.data.binarisation == "none"
 
 
-def with_statistics(run: Run, batch_norm: str) -> tuple[Run, str]:
-    """The run with the batch statistics asked for, and what the protocol calls them."""
+def with_statistics(run: Run, batch_norm: str) -> tuple[Run, dict[str, Any]]:
+    """The run with the batch statistics asked for, and what the protocol says of them."""
     if not jax.tree.leaves(run.variables.get("batch_stats", {})):
-        return run, "none"
+        return run, {"batch_norm": "none"}
+    said: dict[str, Any] = {"batch_norm": batch_norm}
     if batch_norm == "moving_average":
-        return run, batch_norm
+        return run, said
     images = run.dataset.splits["train"].images
-    index = jnp.arange(min(len(images), STATISTICS_IMAGES))
+    most = min(STATISTICS_IMAGES, max(1, STATISTICS_PIXELS // math.prod(run.dataset.image_shape)))
+    if len(images) > most:
+        said["statistics_images"] = most
+        logger.warning("batch statistics of the first %d of %d images", most, len(images))
+    index = jnp.arange(min(len(images), most))
     experiment = run.experiment
     # The training set as the last epoch saw it.
     epoch = max(0, run.step - 1) // (len(images) // experiment.train.batch_size)
@@ -128,7 +139,7 @@ def with_statistics(run: Run, batch_norm: str) -> tuple[Run, str]:
         return pass_statistics(run.model, variables, Batch(pixels, index), noise)
 
     variables = statistics(run.variables, jnp.asarray(images[: len(index)]))
-    return dataclasses.replace(run, variables=variables), batch_norm
+    return dataclasses.replace(run, variables=variables), said
 
 
 def make_evaluator(
@@ -225,21 +236,30 @@ def write(
             **common,
         )
     )
+    values = io.BytesIO()
+    np.savez_compressed(
+        values,
+        log_likelihood=found.log_likelihood,
+        effective_sample_size=found.effective_sample_size,
+        iwae_bound=found.iwae_bound,
+        num_samples=np.array([*numbers, num_samples]),
+        protocol=json.dumps(new[0].protocol),
+    )
     try:
-        with (run.workdir / f"{TASK}_{split}_{num_samples}.npz").open("wb") as file:
-            np.savez_compressed(
-                file,
-                log_likelihood=found.log_likelihood,
-                effective_sample_size=found.effective_sample_size,
-                iwae_bound=found.iwae_bound,
-                num_samples=np.array([*numbers, num_samples]),
-            )
+        workdirs.write_whole(run.workdir / file_name(new[0]), values.getvalue())
     except OSError as error:
         raise InputError(
             f"{run.workdir}: cannot be written ({error.strerror}), expected a writable folder"
         ) from error
-    records.add(run.workdir / records.FILE, new)
+    records.add(run.workdir / workdirs.RESULTS, new)
     return new
+
+
+def file_name(one: Record) -> str:
+    """Of the per-image values of an evaluation: another protocol or checkpoint has another name."""
+    protocol = json.dumps(one.protocol, sort_keys=True)
+    digest = hashlib.sha256(f"{one.steps} {one.num_images} {protocol}".encode()).hexdigest()[:8]
+    return f"{TASK}_{one.split}_{one.num_samples}_{digest}.npz"
 
 
 def _mean_and_error(values: Any) -> dict[str, float | None]:

@@ -7,14 +7,14 @@ import jax.numpy as jnp
 from etils import epath
 
 import memjax
-from memjax import config, configs, sampling
+from memjax import config, configs, sampling, workdirs
 from memjax.config import Experiment
+from memjax.errors import InputError
 from memjax.types import Batch
 
 from . import records
 from .records import Record
 from .text import columns
-from .workdir import Step
 
 TASK = "parameters"
 # Of the data sets whose models have a published count; the model is built without the data.
@@ -31,28 +31,28 @@ def count(experiment: Experiment) -> int:
     return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(initialise)))
 
 
-def parameters(
-    workdir: str | None = None, results: str = "results", step: Step = "latest"
-) -> list[Record]:
+def parameters(workdir: str | None = None, results: str | None = None) -> list[Record]:
     """Count parameters: of a run, or of every model whose number its paper gives.
 
     Args:
         workdir: of a training run; its count goes to results.json there. Without it the published
             models are counted.
-        results: folder in which the published models' counts go to parameters.json.
-        step: a checkpoint of the run.
+        results: folder in which the published models' counts go to parameters.json, `results` if
+            not given.
 
     Raises:
-        InputError: not a workdir, or a folder that cannot be written.
+        InputError: not a workdir, a folder that cannot be written, or both given.
     """
     if workdir is None:
         found = [_record(_with_shape(experiment)) for experiment in _published()]
-        records.add(epath.Path(results) / "parameters.json", found)
+        records.add(epath.Path(results or "results") / "parameters.json", found)
     else:
-        restored = memjax.restore(workdir, step)
+        if results is not None:
+            raise InputError("--results: found with --workdir, expected one of the two")
+        restored = memjax.restore(workdir)
         model = restored.model
         found = [_record(dataclasses.replace(restored.experiment, model=model))]
-        records.add(epath.Path(workdir) / records.FILE, found)
+        records.add(epath.Path(workdir) / workdirs.RESULTS, found)
     print(_table(found))
     return found
 

@@ -9,12 +9,12 @@ import numpy as np
 import tyro
 from etils import epath
 
-from memjax import config
 from memjax.errors import InputError
+from memjax.workdirs import METRICS, RESULTS, load_fields
 
 from . import records
 from .records import Record
-from .workdir import trained
+from .run import trained
 
 CURVE_POINTS = 200
 OF_TRAINING = ("changed", "merge_validation", "split_order", "split_seed")
@@ -39,11 +39,11 @@ def record(
         raise InputError("record: found no workdirs, expected at least one")
     by_name: dict[str, list[Record]] = {}
     for workdir in map(epath.Path, workdirs):
-        name = str(config.load_fields(str(workdir))["name"])
-        found = records.load(workdir / records.FILE)
+        name = str(load_fields(str(workdir))["name"])
+        found = records.load(workdir / RESULTS)
         if not found:
             raise InputError(
-                f"{workdir / records.FILE}: not found or empty, expected results of "
+                f"{workdir / RESULTS}: not found or empty, expected results of "
                 f"`python -m eval likelihood --workdir {workdir}`"
             )
         by_name.setdefault(name, []).extend(
@@ -71,10 +71,10 @@ def training_curves(workdir: epath.Path, like: Record) -> list[Record]:
         workdir: of the run.
         like: a record of the run, for what does not depend on how far it was trained.
     """
-    path = workdir / "metrics.jsonl"
+    path = workdir / METRICS
     lines = _whole_lines(path.read_text(encoding="utf-8")) if path.exists() else []
     curves = []
-    for split, name in (("train", "bound"), ("valid", "validation_bound")):
+    for split, name in (("train", "iwae_bound"), ("valid", "validation_bound")):
         points = [line for line in lines if name in line]
         if points:
             shown = np.linspace(0, len(points) - 1, min(len(points), CURVE_POINTS)).astype(int)
@@ -99,7 +99,7 @@ def _curve(
     lines: list[dict[str, Any]],
     values: list[float],
 ) -> Record:
-    fields = config.load_fields(str(workdir))
+    fields = load_fields(str(workdir))
     return Record(
         experiment=like.experiment,
         task="training",

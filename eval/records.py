@@ -7,10 +7,8 @@ from typing import Any
 
 from etils import epath
 
-from memjax import config, provenance
+from memjax import provenance, workdirs
 from memjax.errors import InputError
-
-FILE = "results.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +110,7 @@ def add(path: epath.Path, new: Iterable[Record]) -> None:
     text = json.dumps([_compact(record) for record in records.values()], indent=2) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        config.write_whole(path, text)
+        workdirs.write_whole(path, text)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror}), expected a writable folder"

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from etils import epath
 
 import memjax
-from memjax import backend, config, configs, data
+from memjax import backend, config, configs, data, workdirs
 from memjax.config import Experiment
 from memjax.data import Dataset
 from memjax.errors import InputError
@@ -89,24 +89,27 @@ def open_run(workdir: str, data_dir: str | None, step: Step = "latest") -> Run:
             f"{experiment.dataset}: images are {dataset.image_shape}, expected "
             f"{tuple(restored.model.image_shape)} as in the training of {workdir}"
         )
+    workdirs.check_same_data(dataset.name, dataset.digest(), workdir)
     return Run(
         epath.Path(workdir), experiment, restored.model, restored.variables, restored.step, dataset
     )
 
 
 def trained(workdir: epath.Path) -> dict[str, Any] | None:
-    """Which code and hardware trained a run, and in how many seconds."""
-    path = workdir / "sessions.json"
+    """Which code and hardware trained a run, every one that took part, and in how many seconds."""
+    path = workdir / workdirs.SESSIONS
     if not path.exists():
         return None
     try:
         sessions = json.loads(path.read_text(encoding="utf-8"))
-        last = sessions[-1]
-    except (ValueError, IndexError):  # half written, by a run that goes on
+    except ValueError:  # half written, by a run that goes on
         return None
+    if not sessions:
+        return None
+    commits = list(dict.fromkeys(session["commit"] for session in sessions))
     return {
-        "commit": last["commit"],
-        "dirty": None if last["commit"] is None else any(each["dirty"] for each in sessions),
-        "hardware": last["hardware"],
+        "commit": None if None in commits else ", ".join(commits),
+        "dirty": None if None in commits else any(session["dirty"] for session in sessions),
+        "hardware": "; ".join(dict.fromkeys(session["hardware"] for session in sessions)),
         "seconds": round(sum(session["seconds"] for session in sessions), 1),
     }

@@ -10,7 +10,7 @@ from memjax.errors import InputError
 from memjax.types import Batch
 
 from .likelihood import with_statistics
-from .workdir import Run, Step, open_run
+from .run import Run, Step, open_run
 
 
 def samples(

@@ -15,6 +15,13 @@ from .text import markdown
 Variant = tuple[Experiment, str]  # and the order of its split
 DASH = "-"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+AFTER_TRAINING = """A row is filled by the command in it, and then:
+
+```
+python -m eval likelihood --workdir DIR
+python -m eval record DIR
+python -m eval tables
+```"""
 TITLES = {"mnist": "MNIST", "ocr_letters": "OCR letters"}
 # MNIST has an official test set; which OCR letters the papers test on is not known.
 SPLIT_ORDERS = {"mnist": ("contiguous",), "ocr_letters": ("contiguous", "random")}
@@ -37,7 +44,7 @@ def tables(results: str = "results", readme: str | None = "README.md") -> str:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder, expected the folder of `eval record`")
     found = [one for path in sorted(folder.glob("*.json")) for one in records.load(path)]
-    likelihoods = "\n\n".join(_likelihood_tables(found))
+    likelihoods = "\n\n".join([*_likelihood_tables(found), AFTER_TRAINING])
     page = "\n\n".join(
         [
             "# Results",
@@ -130,7 +137,7 @@ def _likelihood_row(variant: Variant, one: Record | None) -> tuple[str, ...]:
         _value(one),
         f"{reference.epochs:,}",
         f"{one.epochs:,}",
-        f"{one.num_samples:,}",
+        _samples(one, reference.num_samples),
         _protocol(one),
     )
 
@@ -142,6 +149,11 @@ def _value(one: Record) -> str:
     if one.stderr_seeds is not None:
         parts.append(f"± {one.stderr_seeds:.2f} ({len(one.seeds)} seeds)")
     return " ".join(parts)
+
+
+def _samples(one: Record, published: int) -> str:
+    found = f"{one.num_samples:,}"
+    return found if one.num_samples == published else f"{found} (paper: {published:,})"
 
 
 def _protocol(one: Record) -> str:

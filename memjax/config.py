@@ -1,19 +1,16 @@
-"""An experiment as a frozen tree of dataclasses, and its JSON beside the checkpoints."""
+"""An experiment as a frozen tree of dataclasses."""
 
 import dataclasses
-import json
-import os
+import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 import flax.linen as nn
+import typeguard
 import tyro
-from etils import epath
+from typeguard import CollectionCheckStrategy
 
 from memjax.errors import InputError
-
-FORMAT_VERSION = 1
-FILE = "config.json"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,6 +153,20 @@ def fields_of(node: Any) -> dict[str, Any]:
     return fields
 
 
+def defaults_of(node: Any) -> dict[str, Any]:
+    """The defaults of a dataclass and of the dataclasses in it; fields without one are left out."""
+    defaults = {}
+    for field in dataclasses.fields(node):
+        value = getattr(node, field.name)
+        if field.name not in fields_of(node):
+            continue
+        if dataclasses.is_dataclass(value):
+            defaults[field.name] = defaults_of(value)
+        elif field.default is not dataclasses.MISSING:
+            defaults[field.name] = field.default
+    return defaults
+
+
 def with_fields(node: Any, fields: Mapping[str, Any], path: str = "") -> Any:
     """A dataclass with some of its fields replaced by JSON values, the inverse of `fields_of`.
 
@@ -163,12 +174,11 @@ def with_fields(node: Any, fields: Mapping[str, Any], path: str = "") -> Any:
         InputError: a field that the dataclass does not have, or of the wrong kind.
     """
     changes: dict[str, Any] = {}
+    known = fields_of(node)
     for name, value in fields.items():
         where = f"{path}{name}"
-        if not hasattr(node, name):
-            raise InputError(
-                f"{where}: unknown field, expected one of {', '.join(fields_of(node))}"
-            )
+        if name not in known:
+            raise InputError(f"{where}: unknown field, expected one of {', '.join(known)}")
         old = getattr(node, name)
         if dataclasses.is_dataclass(old):
             if not isinstance(value, Mapping):
@@ -177,6 +187,35 @@ def with_fields(node: Any, fields: Mapping[str, Any], path: str = "") -> Any:
         else:
             changes[name] = tuple(value) if isinstance(value, list) else value
     return dataclasses.replace(node, **changes)
+
+
+def check_kinds(node: Any, path: str = "") -> None:
+    """Refuse a value that its field's annotation does not allow.
+
+    The command line does so by itself; a configuration file and a caller from Python do not.
+
+    Raises:
+        InputError: names the field, its value and what it may be.
+    """
+    hints = typing.get_type_hints(type(node))
+    for name in fields_of(node):
+        value, hint = getattr(node, name), hints[name]
+        try:
+            typeguard.check_type(
+                value, hint, collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS
+            )
+        except typeguard.TypeCheckError as error:
+            raise InputError(
+                f"{path}{name}: found {value!r}, expected {_describe(hint)}"
+            ) from error
+        if dataclasses.is_dataclass(value):
+            check_kinds(value, f"{path}{name}.")
+
+
+def _describe(hint: Any) -> str:
+    if typing.get_origin(hint) is Literal:
+        return f"one of {', '.join(map(str, typing.get_args(hint)))}"
+    return str(hint) if typing.get_args(hint) else hint.__name__
 
 
 def flatten(fields: Mapping[str, Any], path: str = "") -> dict[str, Any]:
@@ -201,56 +240,3 @@ def changed_fields(experiment: Experiment, base: Experiment) -> dict[str, Any]:
     free |= {"train.validation_samples"}
     before, after = flatten(fields_of(base)), flatten(fields_of(experiment))
     return {name: after[name] for name in after if name not in free and after[name] != before[name]}
-
-
-def save(experiment: Experiment, workdir: str) -> None:
-    """Write the experiment's fields to `config.json` in the workdir."""
-    document = {"format_version": FORMAT_VERSION, "fields": fields_of(experiment)}
-    write_whole(epath.Path(workdir) / FILE, json.dumps(document, indent=2) + "\n")
-
-
-def write_whole(path: epath.Path, text: str) -> None:
-    """Write a file so that whoever reads it, at any time, finds the old text or the new."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    unfinished.write_text(text, encoding="utf-8")
-    unfinished.replace(path)
-
-
-def load_fields(workdir: str) -> dict[str, Any]:
-    """The fields that `save` wrote.
-
-    Raises:
-        InputError: no config.json, not JSON, or of another format version.
-    """
-    path = epath.Path(workdir) / FILE
-    if not path.exists():
-        raise InputError(f"{path}: not found, expected the workdir of a training run")
-    try:
-        document = json.loads(path.read_text())
-        version, fields = document["format_version"], document["fields"]
-        if not isinstance(fields["name"], str):
-            raise TypeError
-    except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: expected a memjax configuration in JSON") from error
-    if version != FORMAT_VERSION:
-        raise InputError(
-            f"{path}: found format version {version}, this memjax reads {FORMAT_VERSION}"
-        )
-    return fields
-
-
-def check_same_run(experiment: Experiment, workdir: str) -> None:
-    """Refuse to continue a run whose fields are not those of the experiment.
-
-    Raises:
-        InputError: names the first field that differs, its value there and the one given.
-    """
-    saved = flatten(load_fields(workdir))
-    given = flatten(json.loads(json.dumps(fields_of(experiment))))
-    # Fields that the saved run does not know were added since, with its behaviour as default.
-    for name in ("name", *sorted(saved)):
-        if saved[name] != given.get(name) and name not in MAY_CHANGE:
-            raise InputError(
-                f"{workdir}: holds a run with {name} {saved[name]}, found {given.get(name)}; "
-                "expected the same value or another workdir"
-            )

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from memjax import config, configs, sampling
+from memjax import config, configs, sampling, workdirs
 from memjax.checkpoint import FOLDER, Checkpoints
 from memjax.config import Experiment
 from memjax.errors import InputError
@@ -41,9 +41,10 @@ def restore(
     Raises:
         InputError: not a workdir, an unknown experiment, or no such checkpoint.
     """
-    fields = config.load_fields(workdir)
+    fields = workdirs.load_fields(workdir)
     base = configs.get(fields["name"]) if experiment is None else experiment
     found = config.with_fields(base, fields)
+    config.check_kinds(found)
     model = found.model.clone(precision=found.train.precision)
     if not (epath.Path(workdir) / FOLDER).exists():
         raise InputError(f"{workdir}: has no checkpoint yet, expected a run that has saved one")

@@ -137,8 +137,8 @@ def make_train_step(
 
     Returns:
         A function (state, batch) -> (state, metrics). Metrics are scalars in nats, averaged over
-        the whole batch: `bound`, `objective`, `elbo`, `penalty`, `log_likelihood` and the model's
-        own diagnostics.
+        the whole batch: `iwae_bound`, `elbo`, `objective`, `penalty`, `reconstruction_nll` (of
+        -log p(x | z)) and the model's own diagnostics.
     """
     model = model.clone(batch_axes=BATCH_AXES)
 
@@ -168,11 +168,11 @@ def make_train_step(
 
 def _metrics(terms: Terms, objective: Array) -> Metrics:
     named = {
-        "bound": bounds.iwae_bound(terms.log_weights),
+        "iwae_bound": bounds.iwae_bound(terms.log_weights),
         "elbo": bounds.elbo(terms.log_weights),
         "objective": objective,
         "penalty": terms.penalty,
-        "log_likelihood": terms.log_likelihood,
+        "reconstruction_nll": -terms.log_likelihood,
         **terms.diagnostics,
     }
     return {name: jnp.mean(value) for name, value in named.items()}

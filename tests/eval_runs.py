@@ -97,9 +97,13 @@ def copy(run: Trained, to: Path) -> Path:
 
 
 def edit_config(workdir: Path, **fields: Any) -> None:
-    """Change fields in config.json, those of a node by a dictionary: `data={"split_seed": 1}`."""
+    """Change fields in config.json, those of a node by a dictionary: `data={"split_seed": 1}`.
+
+    The digest of the images goes, so that other data pass for those of the training.
+    """
     path = workdir / "config.json"
     document = json.loads(path.read_text())
+    del document["data_sha256"]
     for name, value in fields.items():
         old = document["fields"][name]
         document["fields"][name] = old | value if isinstance(value, dict) else value

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from memjax import config, configs
+from memjax import config, configs, workdirs
 from memjax.config import Experiment
 from memjax.errors import InputError
 
@@ -26,8 +26,8 @@ CHANGED = dataclasses.replace(
 
 
 def there_and_back(experiment: Experiment, workdir: Path) -> Experiment:
-    config.save(experiment, str(workdir))
-    fields = config.load_fields(str(workdir))
+    workdirs.save(experiment, str(workdir), "0123")
+    fields = workdirs.load_fields(str(workdir))
     return config.with_fields(configs.get(fields["name"]), fields)
 
 
@@ -45,9 +45,10 @@ def test_changed_fields_survive_their_json(tmp_path: Path) -> None:
 
 
 def test_the_file_says_everything_and_its_version(tmp_path: Path) -> None:
-    config.save(CHANGED, str(tmp_path))
+    workdirs.save(CHANGED, str(tmp_path), "0123")
     document = json.loads((tmp_path / "config.json").read_text())
-    assert document["format_version"] == config.FORMAT_VERSION
+    assert document["format_version"] == workdirs.FORMAT_VERSION
+    assert document["data_sha256"] == "0123"
     fields = document["fields"]
     assert fields["name"] == "mem_vae_ocr" and fields["model"]["slots"] == []
     for part in ("data", "optimizer", "train"):
@@ -59,6 +60,10 @@ def test_the_file_says_everything_and_its_version(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        # What a module can do is no field.
+        ({"model": {"apply": 3}}, r"^model.apply: unknown field"),
+        ({"model": {"parent": 3}}, r"^model.parent: unknown field"),
+        ({"objective": {"__call__": 3}}, r"^objective.__call__: unknown field"),
         ({"sead": 3}, r"^sead: unknown field, expected one of name, model, .*seed"),
         ({"model": {"slot": [3]}}, r"^model.slot: unknown field, expected one of .*slots"),
         ({"train": {"epochs": 3}}, r"^train.epochs: unknown field, expected one of num_epochs"),
@@ -69,6 +74,45 @@ def test_the_file_says_everything_and_its_version(tmp_path: Path) -> None:
 def test_unknown_fields(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         config.with_fields(CHANGED, fields)
+
+
+@pytest.mark.parametrize("name", configs.EXPERIMENTS)
+def test_every_experiment_has_values_of_the_right_kinds(name: str) -> None:
+    config.check_kinds(configs.get(name))
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"dataset": 3}, r"^dataset: found 3, expected str$"),
+        ({"train": {"num_epochs": "ten"}}, r"^train.num_epochs: found 'ten', expected int$"),
+        ({"model": {"slots": 3}}, r"^model.slots: found 3, expected tuple\[int, \.\.\.\]$"),
+        ({"model": {"slots": [3, 1.5]}}, r"^model.slots: found \(3, 1.5\), expected tuple\[int"),
+        ({"model": {"attention": "hard"}}, r"found 'hard', expected one of sigmoid, softmax$"),
+    ],
+)
+def test_values_of_another_kind(fields: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        config.check_kinds(config.with_fields(CHANGED, fields))
+
+
+def test_whole_numbers_are_numbers() -> None:
+    config.check_kinds(config.with_fields(CHANGED, {"optimizer": {"decay": 1}}))
+
+
+@pytest.mark.parametrize(("b1", "same"), [(0.9, True), (0.8, False)])
+def test_fields_added_since_a_run_was_saved(b1: float, same: bool, tmp_path: Path) -> None:
+    workdirs.save(CHANGED, str(tmp_path), "0123")
+    path = tmp_path / "config.json"
+    document = json.loads(path.read_text())
+    del document["fields"]["optimizer"]["b1"]
+    path.write_text(json.dumps(document))
+    given = dataclasses.replace(CHANGED, optimizer=dataclasses.replace(CHANGED.optimizer, b1=b1))
+    if same:
+        workdirs.check_same_run(given, str(tmp_path))
+    else:
+        with pytest.raises(InputError, match=r"holds a run with optimizer.b1 0.9, found 0.8"):
+            workdirs.check_same_run(given, str(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -88,20 +132,20 @@ def test_unknown_fields(fields: dict[str, Any], message: str) -> None:
 def test_what_is_no_configuration(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(InputError, match=r"config.json: expected a memjax configuration in JSON"):
-        config.load_fields(str(tmp_path))
+        workdirs.load_fields(str(tmp_path))
 
 
 def test_another_version(tmp_path: Path) -> None:
-    config.save(CHANGED, str(tmp_path))
+    workdirs.save(CHANGED, str(tmp_path), "0123")
     path = tmp_path / "config.json"
     path.write_text(path.read_text().replace('"format_version": 1', '"format_version": 2'))
     with pytest.raises(InputError, match=r"config.json: found format version 2, .* reads 1"):
-        config.load_fields(str(tmp_path))
+        workdirs.load_fields(str(tmp_path))
 
 
 def test_no_configuration(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"config.json: not found, expected the workdir"):
-        config.load_fields(str(tmp_path))
+        workdirs.load_fields(str(tmp_path))
 
 
 def test_flat_names() -> None:

@@ -1,7 +1,9 @@
 """eval likelihood: what it writes, what that depends on, and what it refuses."""
 
 import json
+import logging
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,6 @@ from tests.eval_runs import IMAGES, K
 from tests.runs import contents
 
 SMALL = eval_runs.EVALUATION
-FILE = f"likelihood_test_{K}.npz"
 
 SCHEMA = {
     *("experiment", "task", "dataset", "split", "metric", "value", "stderr", "stderr_seeds"),
@@ -62,8 +63,10 @@ def result(workdir: Path, metric: str, **protocol: Any) -> dict[str, Any]:
     return found
 
 
-def images_of(workdir: Path, name: str = FILE) -> dict[str, np.ndarray]:
-    with np.load(workdir / name) as file:
+def images_of(workdir: Path, split: str = "test", num_samples: int = K) -> dict[str, np.ndarray]:
+    """The one file of per-image values."""
+    (path,) = workdir.glob(f"likelihood_{split}_{num_samples}_*.npz")
+    with np.load(path) as file:
         return dict(file)
 
 
@@ -110,6 +113,7 @@ def test_every_field_of_the_schema_is_written(evaluated: Path) -> None:
 
 def test_values_and_errors_are_those_of_the_images(evaluated: Path) -> None:
     images = images_of(evaluated)
+    assert json.loads(str(images["protocol"])) == result(evaluated, "elbo")["protocol"]
     assert images["log_likelihood"].shape == images["effective_sample_size"].shape == (IMAGES,)
     np.testing.assert_array_equal(images["num_samples"], [1, 5, K])
     assert images["iwae_bound"].shape == (3, IMAGES)
@@ -197,6 +201,7 @@ def test_number_of_devices_does_not_matter(
     # Thirty images in batches of twelve: the last one is filled up.
     likelihood(str(workdir), **SMALL)
     one, four = images_of(evaluated), images_of(workdir)
+    assert one.pop("protocol") == four.pop("protocol")
     assert set(one) == set(four)
     for name in one:
         np.testing.assert_allclose(four[name], one[name], rtol=1e-6, atol=1e-4)
@@ -233,9 +238,9 @@ def test_grey_levels_are_not_binarised_where_training_did_not(workdir: Path) -> 
 def test_whole_splits_of_other_names(workdir: Path, split: Any, size: int) -> None:
     few = {"num_samples": 2, "batch_size": 200, "batch_norm": "moving_average"}
     likelihood(str(workdir), split=split, max_images=5000, **few)
-    (file,) = workdir.glob(f"likelihood_{split}_2*.npz")
-    images = images_of(workdir, file.name)
+    images = images_of(workdir, split, 2)
     assert {key: value.shape for key, value in images.items()} == {
+        "protocol": (),
         "log_likelihood": (size,),
         "effective_sample_size": (size,),
         "iwae_bound": (2, size),
@@ -261,6 +266,21 @@ def test_checkpoint_of_the_step_is_evaluated(workdir: Path) -> None:
     assert [(record.steps, record.epochs) for record in found] == [(first, 1), (last, 2)]
     assert found[0].value < found[1].value  # it has learnt something
     assert len(results(workdir)) == 8
+    assert len(list(workdir.glob("*.npz"))) == 2  # neither took the other's place
+
+
+def test_statistics_of_a_part_of_the_training_set_are_said(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = sys.modules[likelihood.__module__]
+    few = {"num_samples": 2, "max_images": 2}
+    whole = likelihood(str(workdir), **few)[0]
+    monkeypatch.setattr(module, "STATISTICS_PIXELS", 100 * 64 + 63)
+    with caplog.at_level(logging.WARNING, logger="memjax"):
+        part = likelihood(str(workdir), **few)[0]
+    assert part.protocol == whole.protocol | {"statistics_images": 100}
+    assert part.value != whole.value
+    assert "batch statistics of the first 100 of 1297 images" in caplog.text
 
 
 # ---- what is refused
@@ -300,8 +320,22 @@ def test_own_file_that_was_replaced_is_refused(workdir: Path, tmp_path: Path) ->
         likelihood(str(workdir))
 
 
-def test_images_that_cannot_be_written_are_said(workdir: Path) -> None:
-    (workdir / FILE).mkdir()
+def test_own_file_of_other_images_is_refused(workdir: Path) -> None:
+    path = workdir / "config.json"
+    document = json.loads(path.read_text())
+    sha256 = data.load("digits").digest()
+    assert document["data_sha256"] == sha256
+    path.write_text(json.dumps(document | {"data_sha256": "0" * 64}))
+    with pytest.raises(
+        InputError,
+        match=rf"^digits: holds images with SHA-256 {sha256[:12]}, expected .* on, 0{{12}}$",
+    ):
+        likelihood(str(workdir))
+
+
+def test_images_that_cannot_be_written_are_said(workdir: Path, evaluated: Path) -> None:
+    (file,) = evaluated.glob("*.npz")
+    (workdir / file.name).mkdir()
     with pytest.raises(InputError, match=r"cannot be written \(.*\), expected a writable folder"):
         likelihood(str(workdir), **SMALL)
     assert not (workdir / "results.json").exists()

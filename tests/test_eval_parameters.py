@@ -70,6 +70,12 @@ def test_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     assert (tmp_path / "results").read_text() == "a file"
 
 
+def test_two_places_for_one_count_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--results: found with --workdir, expected one of the"):
+        parameters(workdir=str(tmp_path), results=str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
 def test_folder_that_is_no_workdir_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="expected the workdir of a training run"):
         parameters(workdir=str(tmp_path))

@@ -75,7 +75,7 @@ def test_training_curves_come_along(evaluated: list[Path], tmp_path: Path) -> No
         [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
         for workdir in evaluated
     ]
-    for split, name in (("train", "bound"), ("valid", "validation_bound")):
+    for split, name in (("train", "iwae_bound"), ("valid", "validation_bound")):
         assert curves[split].x == [1, 2]
         assert curves[split].seeds == [0, 1]
         assert curves[split].metric == "iwae_bound"
@@ -163,7 +163,7 @@ def test_a_newer_evaluation_replaces_the_older(tmp_path: Path) -> None:
 
 def metrics(epochs: range) -> str:
     """The lines that training writes."""
-    lines = [{"step": 600 * epoch, "epoch": epoch, "bound": -90 - 1 / epoch} for epoch in epochs]
+    lines = [{"step": 600 * e, "epoch": e, "iwae_bound": -90 - 1 / e} for e in epochs]
     return "".join(json.dumps(line) + "\n" for line in lines)
 
 

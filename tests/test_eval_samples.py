@@ -11,8 +11,8 @@ from PIL import Image
 
 from eval import compare, samples
 from eval.likelihood import with_statistics
+from eval.run import open_run
 from eval.samples import pictures
-from eval.workdir import open_run
 from memjax import data, training
 from memjax.errors import InputError
 from memjax.types import Batch

@@ -29,7 +29,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "evaluation": {"sampling", "bounds", "types"},
     "config": {"types"},
     "configs": {"config", "models", "objectives", "data", "training"},
-    "restoring": {"config", "configs", "checkpoint", "sampling", "types"},
+    "workdirs": {"config"},
+    "restoring": {"config", "configs", "workdirs", "checkpoint", "sampling", "types"},
     "memjax": {"config", "configs", "checkpoint", "training", "sampling", "restoring"},
 }
 # A library and the one room that may import it.

@@ -35,24 +35,24 @@ def test_lines_after_the_step_it_goes_on_from_are_cut(tmp_path: Path) -> None:
     for first in (0, 4):
         log = Log(str(tmp_path), first_step=first, total_steps=12)
         for step in range(first + 2, 13, 2):
-            log.metrics(step, 1, {"bound": np.float32(-first), "elbo": -1.5})
+            log.metrics(step, 1, {"iwae_bound": np.float32(-first), "elbo": -1.5})
         log.close()
         with path.open("a") as file:
             file.write('{"step": 1')  # killed in the middle of a line
     lines = path.read_text().splitlines()[:-1]
-    found = [(json.loads(line)["step"], json.loads(line)["bound"]) for line in lines]
+    found = [(json.loads(line)["step"], json.loads(line)["iwae_bound"]) for line in lines]
     assert found == [(2, 0.0), (4, 0.0), (6, -4.0), (8, -4.0), (10, -4.0), (12, -4.0)]
-    assert list(json.loads(lines[0])) == ["step", "epoch", "bound", "elbo", "steps_per_second"]
+    assert list(json.loads(lines[0])) == ["step", "epoch", "elbo", "iwae_bound", "steps_per_second"]
 
 
 def test_tensorboard_gets_scalars_and_images(tmp_path: Path) -> None:
     log = Log(str(tmp_path), first_step=0, total_steps=4)
-    log.metrics(4, 1, {"bound": -3.0})
+    log.metrics(4, 1, {"iwae_bound": -3.0})
     log.images(4, "samples", np.full((8, 9, 3), 0.5, np.float32))
     log.close()
     (events,) = (tmp_path / "tensorboard").iterdir()
     written = events.read_bytes()
-    assert b"bound" in written and b"samples" in written and b"PNG" in written
+    assert b"iwae_bound" in written and b"samples" in written and b"PNG" in written
 
 
 def test_speed_is_counted_from_the_end_of_the_first_call(
@@ -64,7 +64,7 @@ def test_speed_is_counted_from_the_end_of_the_first_call(
     with caplog.at_level(logging.INFO, logger="memjax"):
         for step in (11, 20, 30):
             log.progress(step, -91.0)
-            log.metrics(step, 1, {"bound": -91.0})
+            log.metrics(step, 1, {"iwae_bound": -91.0})
     log.close()
     found = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert found[0]["steps_per_second"] == 0 < found[1]["steps_per_second"]

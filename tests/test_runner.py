@@ -77,7 +77,7 @@ def test_a_run_leaves_its_files(uninterrupted: Run) -> None:
     assert uninterrupted.state.step == runs.STEPS and uninterrupted.state.seed == 0
     assert [(line["step"], line["epoch"]) for line in lines] == [(4, 1), (8, 2), (12, 3)]
     for line in lines:
-        assert line["elbo"] <= line["bound"] < 0 < line["penalty"]
+        assert line["elbo"] <= line["iwae_bound"] < 0 < line["penalty"]
         assert np.isfinite(list(line.values())).all() and "validation_bound" in line
     best = max(lines, key=lambda line: line["validation_bound"])["step"]
     assert saved_steps(workdir) == ([4, 8, 12], best)
@@ -132,7 +132,7 @@ def test_how_often_it_reports_is_no_part_of_a_run(uninterrupted: Run, tmp_path: 
     both, last = runs.metrics(tmp_path)
     assert (both["step"], last["step"]) == (8, 12)
     # A line holds means over the steps since the one before.
-    for name in ("bound", "penalty", "log_likelihood"):
+    for name in ("iwae_bound", "penalty", "reconstruction_nll"):
         np.testing.assert_allclose(both[name], (first[name] + second[name]) / 2, rtol=1e-5)
         np.testing.assert_allclose(last[name], third[name], rtol=1e-5)
     assert saved_steps(tmp_path)[0] == [8, 12]
@@ -171,6 +171,35 @@ def test_other_images_are_refused(uninterrupted: Run, workdir: Path, tmp_path: P
         train.run(runs.experiment(path), str(workdir))
 
 
+def test_other_images_of_the_same_name_are_refused(images: Path, tmp_path: Path) -> None:
+    own = shutil.copy(images, tmp_path / "own.npz")
+    workdir = tmp_path / "run"
+    train.run(runs.experiment(own), str(workdir), stop_at_step=1)
+    before = runs.contents(workdir)
+    with np.load(own) as file:
+        np.savez(own, images=255 - file["images"])
+    with pytest.raises(InputError, match=r"own.npz: holds images with SHA-256 \w{12}, expected"):
+        train.run(runs.experiment(own), str(workdir))
+    assert runs.contents(workdir) == before
+
+
+def test_fewer_epochs_than_trained_are_refused(uninterrupted: Run, workdir: Path) -> None:
+    before = runs.contents(workdir)
+    with pytest.raises(
+        InputError, match=r"^train.num_epochs: found 2, expected at least the 3 epochs that"
+    ):
+        train.run(changed(uninterrupted.experiment, "train.num_epochs", 2), str(workdir))
+    assert runs.contents(workdir) == before
+
+
+def test_a_run_whose_checkpoints_are_gone_is_refused(uninterrupted: Run, workdir: Path) -> None:
+    shutil.rmtree(workdir / "checkpoints")
+    before = runs.contents(workdir)
+    with pytest.raises(InputError, match=r"holds a run of 12 steps without its checkpoints, exp"):
+        train.run(uninterrupted.experiment, str(workdir))
+    assert runs.contents(workdir) == before
+
+
 def test_another_experiment_is_refused(uninterrupted: Run, workdir: Path) -> None:
     before = runs.contents(workdir)
     with pytest.raises(InputError, match="holds a run of mem_vae_digits, found vae_digits"):
@@ -206,6 +235,7 @@ def test_a_folder_that_cannot_be_is_refused(images: Path, tmp_path: Path, below:
         ("train.save_every", 0, r"train.save_every: found 0"),
         ("train.call_seconds", float("nan"), r"train.call_seconds: found nan, expected more than"),
         ("optimizer.learning_rate", -1.0, r"optimizer.learning_rate: found -1.0, expected more"),
+        ("optimizer.learning_rate", float("inf"), r"found inf, expected more than 0, and finite"),
         ("optimizer.b1", 1.0, r"optimizer.b1: found 1.0, expected .*less than 1"),
         ("optimizer.clip_element", -1.0, r"optimizer.clip_element: found -1.0, expected at least"),
         ("seed", -1, r"seed: found -1, expected 0 to 4294967295"),

@@ -1,18 +1,18 @@
 """What is refused before a run begins."""
 
-import dataclasses
-import typing
-from typing import Any
+import math
 
 import jax
 import jax.numpy as jnp
 from etils import epath
 
-from memjax import config, sampling
+from memjax import checkpoint, config, sampling, workdirs
 from memjax.config import Experiment
 from memjax.data import Dataset
 from memjax.errors import InputError
 from memjax.types import Batch
+
+from . import sessions
 
 
 def check_fields(experiment: Experiment) -> None:
@@ -21,6 +21,7 @@ def check_fields(experiment: Experiment) -> None:
     Raises:
         InputError: names the field, what was found and what was expected.
     """
+    config.check_kinds(experiment)
     train = experiment.train
     at_least_one = {
         "objective.num_samples": experiment.objective.num_samples,
@@ -45,8 +46,8 @@ def check_fields(experiment: Experiment) -> None:
         if value < 1:
             raise InputError(f"{name}: found {value}, expected at least 1")
     for name, number in positive.items():
-        if not number > 0:
-            raise InputError(f"{name}: found {number}, expected more than 0")
+        if not 0 < number < math.inf:
+            raise InputError(f"{name}: found {number}, expected more than 0, and finite")
     for name, number in not_negative.items():
         if not number >= 0:
             raise InputError(f"{name}: found {number}, expected at least 0")
@@ -55,21 +56,8 @@ def check_fields(experiment: Experiment) -> None:
             raise InputError(f"optimizer.{name}: found {decay}, expected at least 0, less than 1")
     if jnp.result_type(float) == jnp.float64:
         raise InputError("JAX_ENABLE_X64: found on, expected off: memjax computes in float32")
-    _check_choices(experiment)
     if experiment.seed not in range(2**32):
         raise InputError(f"seed: found {experiment.seed}, expected 0 to {2**32 - 1}")
-
-
-def _check_choices(node: Any, path: str = "") -> None:
-    """Refuse a value that is not among those of its field; the command line does so by itself."""
-    hints = typing.get_type_hints(type(node))
-    for field in dataclasses.fields(node):
-        value, hint = getattr(node, field.name), hints[field.name]
-        if typing.get_origin(hint) is typing.Literal and value not in typing.get_args(hint):
-            choices = ", ".join(map(str, typing.get_args(hint)))
-            raise InputError(f"{path}{field.name}: found {value!r}, expected one of {choices}")
-        if dataclasses.is_dataclass(value):
-            _check_choices(value, f"{path}{field.name}.")
 
 
 def check_data(experiment: Experiment, dataset: Dataset) -> None:
@@ -119,8 +107,8 @@ def check_workdir(experiment: Experiment, workdir: str) -> None:
         path.exists()
     except ImportError as error:  # the library for this kind of bucket
         raise InputError(f"{workdir}: {error}, expected that library or a local folder") from error
-    if (path / config.FILE).exists():
-        name = config.load_fields(workdir)["name"]
+    if (path / workdirs.CONFIG).exists():
+        name = workdirs.load_fields(workdir)["name"]
         if name != experiment.name:
             raise InputError(
                 f"{workdir}: holds a run of {name}, found {experiment.name}; "
@@ -130,24 +118,46 @@ def check_workdir(experiment: Experiment, workdir: str) -> None:
         raise InputError(f"{workdir}: is a file, expected a folder")
     elif path.exists() and any(path.iterdir()):
         raise InputError(
-            f"{workdir}: holds files but no {config.FILE}, "
+            f"{workdir}: holds files but no {workdirs.CONFIG}, "
             "expected a new folder, an empty one or the workdir of a run"
         )
 
 
-def prepare_workdir(experiment: Experiment, workdir: str) -> None:
+def prepare_workdir(experiment: Experiment, dataset: Dataset, workdir: str) -> None:
     """Make the folder and write its config.json, or check that it holds this very run.
 
     Raises:
-        InputError: it cannot be written, or holds a run with other fields.
+        InputError: it cannot be written, or holds a run with other fields, on other images, of
+            more epochs, or without its checkpoints.
     """
     path = epath.Path(workdir)
-    if (path / config.FILE).exists():
-        config.check_same_run(experiment, workdir)
+    digest = dataset.digest()
+    if (path / workdirs.CONFIG).exists():
+        workdirs.check_same_run(experiment, workdir)
+        workdirs.check_same_data(dataset.name, digest, workdir)
+        _check_progress(experiment, dataset, path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        config.save(experiment, workdir)
+        workdirs.save(experiment, workdir, digest)
     except OSError as error:
         raise InputError(
             f"{workdir}: cannot be written ({error.strerror}), expected a writable folder"
         ) from error
+
+
+def _check_progress(experiment: Experiment, dataset: Dataset, path: epath.Path) -> None:
+    steps_per_epoch = len(dataset.splits["train"].images) // experiment.train.batch_size
+    saved = sessions.load(path / workdirs.SESSIONS)
+    if not saved:
+        return
+    if not (path / checkpoint.FOLDER).exists():
+        raise InputError(
+            f"{path}: holds a run of {saved[-1]['last_step']} steps without its "
+            f"{checkpoint.FOLDER}, expected them, or another workdir to begin anew"
+        )
+    last = saved[-1]["last_step"]
+    if last > experiment.train.num_epochs * steps_per_epoch:
+        raise InputError(
+            f"train.num_epochs: found {experiment.train.num_epochs}, expected at least the "
+            f"{-(-last // steps_per_epoch)} epochs that {path} is trained for"
+        )

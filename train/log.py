@@ -12,10 +12,9 @@ from etils import epath
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
 
-from memjax import config
+from memjax import workdirs
 
 logger = logging.getLogger("memjax")
-FILE = "metrics.jsonl"
 SECONDS_BETWEEN_LINES = 10.0
 
 
@@ -28,7 +27,7 @@ class Log:
 
     def __init__(self, workdir: str, first_step: int, total_steps: int):
         """Open the logs of a run that starts or goes on at `first_step`."""
-        self._path = epath.Path(workdir) / FILE
+        self._path = epath.Path(workdir) / workdirs.METRICS
         self._lines = _lines_up_to(self._path, first_step)
         self._write()
         self._writer = SummaryWriter(
@@ -92,7 +91,7 @@ class Log:
             with self._path.open("a") as file:
                 file.write("".join(f"{line}\n" for line in new))
         else:
-            config.write_whole(self._path, "".join(f"{line}\n" for line in self._lines))
+            workdirs.write_whole(self._path, "".join(f"{line}\n" for line in self._lines))
 
 
 def _lines_up_to(path: epath.Path, step: int) -> list[str]:

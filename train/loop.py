@@ -143,11 +143,11 @@ class Loop:
         self, images: Array, plan: np.ndarray, epoch: int, first: int, count: int
     ) -> float:
         """Take `count` steps of an epoch; returns their mean bound in nats."""
-        before, counted = float(self._state.totals["bound"]), int(self._state.counted)
+        before, counted = float(self._state.totals["iwae_bound"]), int(self._state.counted)
         started = time.monotonic()
         place = (jnp.int32(epoch), jnp.int32(first), jnp.int32(count))
         self._state = self._call(self._state, images, plan, *place)
-        after = float(self._state.totals["bound"])  # waits for the devices
+        after = float(self._state.totals["iwae_bound"])  # waits for the devices
         seconds = (time.monotonic() - started) / count
         # The first call compiles, and says nothing of the next but that it should be short.
         compiled = self._seconds_per_step is not None
@@ -170,6 +170,8 @@ class Loop:
     def _end_epoch(self, epoch: int) -> None:
         train = self._experiment.train
         save = epoch == train.num_epochs or epoch % train.save_every == 0
+        if save:
+            self._check_parameters()
         bound = self._validate(self._state.train.variables) if save and self._validate else None
         if save or epoch % train.log_every == 0:
             self._log_metrics(epoch, bound)
@@ -190,9 +192,12 @@ class Loop:
             counted=jnp.zeros_like(state.counted),
         )
 
-    def _save(self, validation_bound: float | None = None) -> None:
+    def _check_parameters(self) -> None:
         if not all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves(self._state.train.params)):
             raise self._nonfinite(f"step {self._step}: a parameter is not finite")
+
+    def _save(self, validation_bound: float | None = None) -> None:
+        self._check_parameters()
         self._checkpoints.save(self._state, self._step, validation_bound)
         self._session.saved(self._step)
 

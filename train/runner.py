@@ -61,7 +61,7 @@ def run(
     check_data(experiment, dataset)
     experiment = fit_to_data(experiment, dataset)
     check_model(experiment)
-    prepare_workdir(experiment, workdir)
+    prepare_workdir(experiment, dataset, workdir)
     loop = Loop(experiment, dataset, workdir)
     try:
         with collected() as signals:

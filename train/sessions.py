@@ -6,9 +6,7 @@ from typing import Any
 
 from etils import epath
 
-from memjax import config, provenance
-
-FILE = "sessions.json"
+from memjax import provenance, workdirs
 
 
 def load(path: epath.Path) -> list[dict[str, Any]]:
@@ -24,7 +22,7 @@ class Session:
 
     def __init__(self, workdir: str, first_step: int):
         """Begin at `first_step`; later entries belong to a part of the run that is lost."""
-        self._path = epath.Path(workdir) / FILE
+        self._path = epath.Path(workdir) / workdirs.SESSIONS
         earlier = load(self._path)
         self._earlier = [entry for entry in earlier if entry["first_step"] < first_step]
         self._entry = {"first_step": first_step, **provenance.describe()}
@@ -36,4 +34,4 @@ class Session:
             return
         self._entry["last_step"] = step
         self._entry["seconds"] = round(time.monotonic() - self._started, 1)
-        config.write_whole(self._path, json.dumps([*self._earlier, self._entry], indent=2) + "\n")
+        workdirs.write_whole(self._path, json.dumps([*self._earlier, self._entry], indent=2) + "\n")

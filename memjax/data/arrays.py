@@ -1,6 +1,7 @@
 """What `load` returns: images as bytes in memory, one split after the other."""
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -46,6 +47,14 @@ class Dataset:
         """`(H, W, C)` of every image."""
         height, width, channels = self.splits["train"].images.shape[1:]
         return height, width, channels
+
+    def digest(self) -> str:
+        """SHA-256 of the images of all splits, in hexadecimal: the same data, divided alike."""
+        total = hashlib.sha256()
+        for name, split in sorted(self.splits.items()):
+            total.update(f"{name} {split.images.shape}\n".encode())
+            total.update(np.ascontiguousarray(split.images).data)
+        return total.hexdigest()
 
 
 def join(splits: list[Split]) -> Split:
