@@ -1,10 +1,14 @@
 """Bounds on log p(x) from log importance weights: `[K, B]` -> `[B]`, in nats, higher is better."""
 
+from typing import Literal
+
 import chex
 import jax.numpy as jnp
 from jax.nn import logsumexp
 
 from memjax.types import Array
+
+Baseline = Literal["arithmetic", "geometric"]
 
 
 def elbo(log_weights: Array) -> Array:
@@ -36,6 +40,31 @@ def iwae_bound(log_weights: Array) -> Array:
     """
     chex.assert_rank(log_weights, 2)
     return logsumexp(log_weights, axis=0) - jnp.log(log_weights.shape[0])
+
+
+def leave_one_out(log_weights: Array, baseline: Baseline = "arithmetic") -> Array:
+    """The bound of each sample's fellows: what it would be, had that sample not been drawn.
+
+    Args:
+        log_weights: `[K, B]`, K at least 2.
+        baseline: `arithmetic` is the bound of the other K - 1 samples; `geometric` puts the
+            geometric mean of the others in the place of the sample, and keeps K.
+
+    Returns:
+        `[K, B]`; entry k does not depend on log weight k.
+
+    Source: arithmetic: Bornschein et al. 2017, equation 8; geometric: Mnih and Rezende,
+    Variational inference for Monte Carlo objectives, 2016.
+    """
+    chex.assert_rank(log_weights, 2)
+    num_samples = log_weights.shape[0]
+    itself = jnp.eye(num_samples, dtype=bool)[..., None]
+    if baseline == "arithmetic":
+        others = jnp.where(itself, -jnp.inf, log_weights[None])
+        return logsumexp(others, axis=1) - jnp.log(num_samples - 1)
+    mean = jnp.where(itself, 0.0, log_weights[None]).sum(axis=1) / (num_samples - 1)
+    replaced = jnp.where(itself, mean[:, None], log_weights[None])
+    return logsumexp(replaced, axis=1) - jnp.log(num_samples)
 
 
 def effective_sample_size(log_weights: Array) -> Array:

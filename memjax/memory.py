@@ -3,15 +3,19 @@
 Array functions first; the modules below them only hold the parameters.
 """
 
-from typing import Literal
+from typing import Literal, TypeVar
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+from jax import lax
 
 from memjax.nn import Precision, matmul
 from memjax.types import Array
 
 Attention = Literal["sigmoid", "softmax"]
+Similarity = Literal["memory_normalised", "inner", "cosine"]
+Tree = TypeVar("Tree")
 
 
 def soft_attention(
@@ -41,6 +45,48 @@ def soft_read(preferences: Array, slots: Array, precision: Precision) -> Array:
     Source: Li, Zhu and Zhang 2016, section 3.3.
     """
     return matmul(preferences, slots, precision)
+
+
+def similarity(query: Array, keys: Array, kind: Similarity, precision: Precision) -> Array:
+    """How well each memory entry matches each query.
+
+    Args:
+        query: `[B, E]` embeddings of what is looked for.
+        keys: `[M, E]` embeddings of the memory entries.
+        kind: `memory_normalised` is <e_a, e_q> / |e_a|, `inner` the plain inner product, `cosine`
+            that of both normalised.
+        precision: of the one matrix product.
+
+    Returns:
+        `[B, M]`, the unnormalised log-probabilities of the addresses.
+
+    Source: Bornschein et al. 2017, equation 5 and the text below it.
+    """
+    if kind != "inner":
+        keys = _unit(keys)
+    if kind == "cosine":
+        query = _unit(query)
+    return matmul(query, keys.T, precision)
+
+
+def _unit(x: Array) -> Array:
+    # The floor keeps the gradient finite where an embedding is zero.
+    return x * lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-12))
+
+
+def hard_read(memory: Tree, address: Array) -> Tree:
+    """The entries at `address` `[B]`, of every array `[M, ...]` of a tree -> `[B, ...]`."""
+    return jax.tree.map(lambda entries: entries[address], memory)
+
+
+def blend(memory: Tree, weights: Array, precision: Precision) -> Tree:
+    """Mixtures of the entries, weights `[B, M]`, of every array `[M, ...]` -> `[B, ...]`."""
+
+    def one(entries: Array) -> Array:
+        flat = entries.reshape(entries.shape[0], -1)
+        return matmul(weights, flat, precision).reshape(-1, *entries.shape[1:])
+
+    return jax.tree.map(one, memory)
 
 
 def compose_elementwise(h_g: Array, h_m: Array, a: Array, b: Array, c: Array) -> Array:

@@ -7,6 +7,7 @@ import dataclasses
 from typing import Literal
 
 import jax.numpy as jnp
+from jax import lax
 
 from memjax import bounds
 from memjax.errors import InputError
@@ -49,6 +50,37 @@ def analytic_elbo(terms: Terms) -> Array:
     return jnp.mean(terms.log_likelihood - terms.kl - terms.penalty, axis=0)
 
 
+def vimco(terms: Terms, baseline: bounds.Baseline = "arithmetic") -> Array:
+    """The importance-weighted bound of samples with a discrete part, minus the mean penalty.
+
+    The reparameterised part has the gradient of `pathwise`, the discrete part a score-function
+    gradient whose signal for a sample is what that sample adds to the bound of the others.
+
+    Args:
+        terms: every array `[K, B]`, K at least 2; `log_score` is log q of the discrete part.
+        baseline: see `bounds.leave_one_out`.
+
+    Returns:
+        `[B]`; unbiased for the gradient of the expected bound.
+
+    Raises:
+        InputError: K = 1, which leaves no other samples.
+
+    Source: Bornschein et al. 2017, equations 7 and 8. The term -w^(k) of its learning signal is
+    the gradient of the bound through log_posterior.
+    """
+    weights = terms.log_weights
+    if weights.shape[0] < 2:
+        raise InputError(
+            f"objective vimco: found num_samples {weights.shape[0]}, expected at least 2: a "
+            "sample is compared with the others"
+        )
+    bound = bounds.iwae_bound(weights)
+    signal = lax.stop_gradient(bound - bounds.leave_one_out(weights, baseline))
+    score = terms.log_score - lax.stop_gradient(terms.log_score)  # zero, with a gradient
+    return bound + jnp.sum(signal * score, axis=0) - jnp.mean(terms.penalty, axis=0)
+
+
 def _require_reparameterised(terms: Terms, objective: str) -> None:
     if not terms.reparameterised:
         raise InputError(
@@ -72,3 +104,20 @@ class Pathwise:
 
     def __call__(self, terms: Terms) -> Array:
         return analytic_elbo(terms) if self.kl == "analytic" else pathwise(terms)
+
+
+@dataclasses.dataclass(frozen=True)
+class Vimco:
+    """Score-function gradients of the K-sample bound for discrete latent variables.
+
+    Attributes:
+        num_samples: K, importance samples per example in a training step; at least 2.
+        baseline: `arithmetic` is the mean of the other weights (Bornschein et al. 2017),
+            `geometric` their geometric mean (Mnih and Rezende 2016).
+    """
+
+    num_samples: int = 4
+    baseline: bounds.Baseline = "arithmetic"
+
+    def __call__(self, terms: Terms) -> Array:
+        return vimco(terms, self.baseline)

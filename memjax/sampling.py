@@ -64,7 +64,12 @@ def sample_terms(
 
 
 def sample_terms_of_encoding(
-    model: Module, variables: Variables, batch: Batch, encoding: Any, keys: Array
+    model: Module,
+    variables: Variables,
+    batch: Batch,
+    encoding: Any,
+    keys: Array,
+    address: Array | None = None,
 ) -> Terms:
     """The Terms of K samples of an encoding that is there already; for evaluation.
 
@@ -74,13 +79,15 @@ def sample_terms_of_encoding(
         batch: B examples.
         encoding: what `model.encode(batch, train=False)` returned.
         keys: `[K, B]` typed keys.
+        address: `[B]`, for a model with addresses: the one that all samples have.
 
     Returns:
         Terms with arrays `[K, B]`.
     """
+    forced = () if address is None else (address,)
 
     def one_sample(sample_keys: Array) -> Terms:
-        return model.apply(variables, batch, encoding, sample_keys, False, method="terms")
+        return model.apply(variables, batch, encoding, sample_keys, False, *forced, method="terms")
 
     return jax.vmap(one_sample)(keys)
 

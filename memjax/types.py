@@ -40,12 +40,14 @@ class Batch:
         index: `[B]` int32, the place of each example in its split; it seeds the example's noise.
         labels: `[B]` int32 or None.
         context: `[M, H, W, C]` images of the episode, shared by the whole batch, or None.
+        context_labels: `[M]` int32 or None; equal numbers in `labels` are the same class.
     """
 
     images: Array
     index: Array
     labels: Array | None = None
     context: Array | None = None
+    context_labels: Array | None = None
 
 
 @flax.struct.dataclass

@@ -1,0 +1,347 @@
+"""Variational memory addressing: a VAE whose latent variables are an address in memory and a z.
+
+Bornschein, Mnih, Zoran and Rezende, Variational memory addressing in generative models, NIPS 2017.
+"""
+
+import math
+from typing import Any, Literal
+
+import flax.linen as nn
+import flax.struct
+import jax
+import jax.numpy as jnp
+
+from memjax import distributions
+from memjax.errors import InputError
+from memjax.memory import Similarity, blend, hard_read, similarity
+from memjax.networks import DenseNetworks, LatentReading, Networks, Reading
+from memjax.nn import Axes, Precision
+from memjax.types import Array, Batch, Generated, SetByProgram, Terms
+
+
+@flax.struct.dataclass
+class Memory:
+    """What a model makes of its memory, free of noise and of the targets.
+
+    Attributes:
+        entries: `[M, ...]`, the learned vectors or the images themselves.
+        keys: `[M, E]`, embeddings to be matched.
+        reading: what the networks read of each entry.
+        log_prior: `[M]`, log p(a).
+    """
+
+    entries: Array
+    keys: Array
+    reading: Reading
+    log_prior: Array
+
+
+@flax.struct.dataclass
+class Encoding:
+    """A batch, free of noise.
+
+    Attributes:
+        images: `[B, D]`, the targets' share of the posterior's first layer.
+        memory: None without addressing.
+        log_posterior: `[B, M]`, log q(a | x); None but with hard addressing.
+    """
+
+    images: Array
+    memory: Memory | None
+    log_posterior: Array | None
+
+
+class VMA(nn.Module):
+    """A conditional VAE p(z | m_a) p(x | z, m_a) on top of an address a into a memory.
+
+    Attributes:
+        image_shape: (H, W, C) of the images; taken from the data set if None.
+        memory: `learned` entries are parameters; `episode` takes the images of `Batch.context`.
+        memory_size: M, entries of a learned memory.
+        memory_units: dimensions of a learned entry in dense networks.
+        addressing: `hard` draws an address a from q(a | x), with a prior p(a); `soft` blends all
+            entries by an attention that z decides alone, z ~ N(0, I); `none` is a VAE without
+            memory, z ~ N(0, I).
+        similarity: of embeddings, see `memory.similarity`.
+        prior: `learned_query` is a softmax over the similarities to a learned query, `flat` is
+            1 / M.
+        blended: what soft attention mixes: `features` that the networks make of the entries, or
+            the entries' `pixels` themselves (every sample then reads its own mixture anew).
+        hidden: units of the hidden layers, from the image up.
+        latent: dimensions of z.
+        matching: dimensions of the embeddings.
+        precision: of matrix products; set from `train.precision`.
+        batch_axes: mapped axes of a batch; there is no batch norm that would ask.
+
+    Source: sections 2 and 4; the soft and the memoryless model are its baselines of section 4.2.
+    """
+
+    image_shape: SetByProgram[tuple[int, int, int] | None] = None
+    memory: Literal["learned", "episode"] = "episode"
+    memory_size: int = 256
+    memory_units: int = 256
+    addressing: Literal["hard", "soft", "none"] = "hard"
+    similarity: Similarity = "memory_normalised"
+    prior: Literal["learned_query", "flat"] = "learned_query"
+    blended: Literal["features", "pixels"] = "features"
+    hidden: tuple[int, ...] = (256, 128)
+    latent: int = 32
+    matching: int = 128
+    precision: SetByProgram[Precision] = "float32"
+    batch_axes: SetByProgram[Axes] = ()
+
+    def setup(self) -> None:
+        self._check()
+        self.networks: Networks = DenseNetworks(
+            self._image_shape, self.latent, self.hidden, self.matching, self.precision
+        )
+        if self.addressing == "hard" and self.prior == "learned_query":
+            # Small, so that p(a) is nearly flat at first.
+            self.prior_query = self.param(
+                "prior_query", nn.initializers.normal(0.01), (1, self.matching)
+            )
+        if self.addressing != "none" and self.memory == "learned":
+            self.learned = self.param(
+                "memory", nn.initializers.normal(1.0), (self.memory_size, self.memory_units)
+            )
+
+    def encode(self, batch: Batch, train: bool) -> Encoding:
+        """The targets, the memory and q(a | x)."""
+        del train
+        memory = self._read_memory(batch.context)
+        log_posterior = None
+        if memory is not None and self.addressing == "hard":
+            query = self.networks.embed_images(batch.images)
+            log_posterior = self._log_probabilities(query, memory.keys)
+        return Encoding(self.networks.read_images(batch.images), memory, log_posterior)
+
+    def terms(
+        self,
+        batch: Batch,
+        encoding: Encoding,
+        keys: Array,
+        train: bool,
+        address: Array | None = None,
+    ) -> Terms:
+        """The Terms of one sample (a, z), or of one z, for each example.
+
+        Args:
+            batch: B targets.
+            encoding: of the batch.
+            keys: `[B]`.
+            train: of no consequence here.
+            address: `[B]`, forces a: `log_posterior` is then log q(z | x, m_a) alone, so that the
+                weights estimate p(a) p(x | m_a) and can be summed over all addresses.
+
+        Source: Bornschein et al. 2017, equations 2 and 3.
+        """
+        del train
+        if self.addressing == "hard":
+            return self._hard_terms(batch, encoding, keys, address)
+        if address is not None:
+            raise InputError(
+                f"model.addressing: found {self.addressing}, expected hard: an address"
+            )
+        return self._soft_terms(batch, encoding, keys)
+
+    def address_log_probs(self, batch: Batch, encoding: Encoding) -> tuple[Array, Array]:
+        """log q(a | x) `[B, M]` and log p(a) `[M]`.
+
+        Raises:
+            InputError: the model has no addresses.
+        """
+        del batch
+        log_q, memory = self._hard(encoding)
+        return log_q, memory.log_prior
+
+    def reconstruct(self, batch: Batch, encoding: Encoding, keys: Array) -> Array:
+        """Means `[B, H, W, C]` of p(x | z, m_a) at one sample of the posterior."""
+        del batch
+        if self.addressing == "hard":
+            log_q, memory = self._hard(encoding)
+            reading = hard_read(memory.reading, self._draw_address(log_q, keys))
+            z, _ = self._draw_latent(encoding, _of_latent(reading), keys)
+            return self._image_distribution(z, reading).mean()
+        z, _ = self._draw_latent(encoding, None, keys)
+        return self._image_distribution(z, self._attend(encoding.memory, z)).mean()
+
+    def generate(
+        self, keys: Array, context: Array | None = None, address: Array | None = None
+    ) -> Generated:
+        """Means `[B, H, W, C]` of p(x | z, m_a) at samples from the prior.
+
+        Args:
+            keys: `[B]`.
+            context: `[M, H, W, C]`, the memory of an episode.
+            address: `[B]`, in place of draws from p(a).
+        """
+        memory = self._read_memory(context)
+        if self.addressing != "hard":
+            z = _normal(keys, self.latent)
+            return Generated(self._image_distribution(z, self._attend(memory, z)).mean())
+        assert memory is not None
+        if address is None:
+            address = jax.vmap(lambda key: jax.random.categorical(key, memory.log_prior))(
+                _folded(keys, 1)
+            )
+        reading = hard_read(memory.reading, address)
+        of_z = _of_latent(reading)
+        z = _at(of_z.prior_mean, of_z.prior_log_variance, _normal(keys, self.latent))
+        return Generated(self._image_distribution(z, reading).mean())
+
+    def activations(self, batch: Batch, encoding: Encoding, keys: Array) -> dict[str, Array]:
+        """`features` of the targets `[B, D]`, and q(a | x) `[B, M]` as `preferences`."""
+        del batch, keys
+        found = {"features": encoding.images}
+        if encoding.log_posterior is not None:
+            found["preferences"] = jnp.exp(encoding.log_posterior)
+        return found
+
+    def _hard_terms(
+        self, batch: Batch, encoding: Encoding, keys: Array, forced: Array | None
+    ) -> Terms:
+        log_q, memory = self._hard(encoding)
+        log_p = memory.log_prior
+        address = self._draw_address(log_q, keys) if forced is None else forced
+        reading = hard_read(memory.reading, address)
+        of_z = _of_latent(reading)
+        z, posterior = self._draw_latent(encoding, of_z, keys)
+        prior = distributions.diagonal_normal(of_z.prior_mean, of_z.prior_log_variance)
+        log_score = jnp.take_along_axis(log_q, address[:, None], axis=-1)[:, 0]
+        if forced is not None:
+            log_score = jnp.zeros_like(log_score)
+        kl_latent = posterior.kl_divergence(prior)
+        kl_address = jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=-1)
+        return Terms(
+            log_likelihood=self._image_distribution(z, reading).log_prob(batch.images),
+            log_prior=log_p[address] + prior.log_prob(z),
+            log_posterior=log_score + posterior.log_prob(z),
+            log_score=log_score,
+            kl=kl_address + kl_latent,
+            penalty=jnp.zeros(z.shape[0]),
+            diagnostics={
+                "kl_address": kl_address,
+                "kl_latent": kl_latent,
+                **_hit_rate(batch, jnp.exp(log_q)),
+            },
+            reparameterised=False,
+        )
+
+    def _soft_terms(self, batch: Batch, encoding: Encoding, keys: Array) -> Terms:
+        z, posterior = self._draw_latent(encoding, None, keys)
+        prior = distributions.standard_normal(z.shape)
+        kl = posterior.kl_divergence(prior)
+        diagnostics = {"kl_latent": kl}
+        reading = None
+        if encoding.memory is not None:
+            attention = self._attention(encoding.memory, z)
+            diagnostics |= _hit_rate(batch, attention)
+            reading = self._blend(encoding.memory, attention)
+        return Terms(
+            log_likelihood=self._image_distribution(z, reading).log_prob(batch.images),
+            log_prior=prior.log_prob(z),
+            log_posterior=posterior.log_prob(z),
+            log_score=jnp.zeros(z.shape[0]),
+            kl=kl,
+            penalty=jnp.zeros(z.shape[0]),
+            diagnostics=diagnostics,
+        )
+
+    def _read_memory(self, context: Array | None) -> Memory | None:
+        if self.addressing == "none":
+            return None
+        if self.memory == "learned":
+            entries = self.learned
+        elif context is None:
+            raise InputError("Batch.context: found None, expected the memory's images [M, H, W, C]")
+        elif context.shape[1:] != self._image_shape:
+            raise InputError(
+                f"Batch.context: found images {context.shape[1:]}, expected {self._image_shape} as "
+                "the targets"
+            )
+        else:
+            entries = context
+        keys = self.networks.embed_entries(entries)
+        reading = self.networks.read_entries(entries, latent=self.addressing == "hard")
+        return Memory(entries, keys, reading, self._log_prior(keys))
+
+    def _log_prior(self, keys: Array) -> Array:
+        if self.addressing == "hard" and self.prior == "learned_query":
+            return self._log_probabilities(self.prior_query, keys)[0]
+        return jnp.full(keys.shape[0], -math.log(keys.shape[0]))
+
+    def _log_probabilities(self, query: Array, keys: Array) -> Array:
+        return jax.nn.log_softmax(similarity(query, keys, self.similarity, self.precision))
+
+    def _draw_address(self, log_probabilities: Array, keys: Array) -> Array:
+        return jax.vmap(jax.random.categorical)(_folded(keys, 1), log_probabilities)
+
+    def _draw_latent(
+        self, encoding: Encoding, reading: LatentReading | None, keys: Array
+    ) -> tuple[Array, Any]:
+        """One z of each example, and q(z | x, m)."""
+        mean, log_variance = self.networks.posterior(encoding.images, reading)
+        z = _at(mean, log_variance, _normal(keys, self.latent))
+        return z, distributions.diagonal_normal(mean, log_variance)
+
+    def _attend(self, memory: Memory | None, z: Array) -> Reading | None:
+        return None if memory is None else self._blend(memory, self._attention(memory, z))
+
+    def _attention(self, memory: Memory, z: Array) -> Array:
+        return jnp.exp(self._log_probabilities(self.networks.embed_latent(z), memory.keys))
+
+    def _blend(self, memory: Memory, attention: Array) -> Reading:
+        if self.blended == "features":
+            return blend(memory.reading, attention, self.precision)
+        mixtures = blend(memory.entries, attention, self.precision)
+        return self.networks.read_entries(mixtures, latent=False)
+
+    def _hard(self, encoding: Encoding) -> tuple[Array, Memory]:
+        """log q(a | x) and the memory; only hard addressing has both."""
+        if encoding.log_posterior is None or encoding.memory is None:
+            raise InputError(f"model.addressing: found {self.addressing}, expected hard")
+        return encoding.log_posterior, encoding.memory
+
+    def _image_distribution(self, z: Array, reading: Reading | None) -> Any:
+        return distributions.bernoulli_images(self.networks.decode(z, reading))
+
+    @property
+    def _image_shape(self) -> tuple[int, int, int]:
+        if self.image_shape is None:
+            raise InputError("model.image_shape: found None, expected (H, W, C)")
+        return self.image_shape
+
+    def _check(self) -> None:
+        sizes = ("memory_size", "memory_units", "latent", "matching")
+        for name in sizes:
+            if (value := getattr(self, name)) < 1:
+                raise InputError(f"model.{name}: found {value}, expected at least 1")
+        if not self.hidden or min(self.hidden) < 1:
+            raise InputError(
+                f"model.hidden: found {self.hidden}, expected at least one layer of at least 1 unit"
+            )
+
+
+def _of_latent(reading: Reading) -> LatentReading:
+    assert reading.latent is not None, "hard addressing reads what z depends on"
+    return reading.latent
+
+
+def _normal(keys: Array, size: int) -> Array:
+    return jax.vmap(lambda key: jax.random.normal(key, (size,)))(keys)
+
+
+def _folded(keys: Array, number: int) -> Array:
+    return jax.vmap(lambda key: jax.random.fold_in(key, number))(keys)
+
+
+def _at(mean: Array, log_variance: Array, noise: Array) -> Array:
+    return mean + jnp.exp(0.5 * log_variance) * noise
+
+
+def _hit_rate(batch: Batch, probabilities: Array) -> dict[str, Array]:
+    """The probability `[B]` of an entry of the target's own class, where classes are known."""
+    if batch.labels is None or batch.context_labels is None:
+        return {}
+    same = batch.labels[:, None] == batch.context_labels[None, :]
+    return {"same_class": jnp.sum(probabilities * same, axis=-1)}

@@ -1,0 +1,166 @@
+"""The networks of a conditional VAE with a memory: q(z | x, m), p(z | m), p(x | z, m), embeddings.
+
+A memory entry m is read by three networks and matched by a fourth. What they make of it does not
+depend on the target, so `read_entries` computes it for every entry once, and an address picks from
+that. Where a network takes the concatenation of two inputs, its first layer is the sum of two
+products, of which one belongs to the entry.
+"""
+
+from typing import Protocol
+
+import flax.linen as nn
+import flax.struct
+
+from memjax.nn import Dense, Precision
+from memjax.types import Array
+
+
+@flax.struct.dataclass
+class Reading:
+    """What the networks make of memory entries; every array `[M, ...]`, `[B, ...]` once read.
+
+    Attributes:
+        decoder: the entries' share of the decoder's first layer.
+        skips: the entries' shares of the decoder's later layers, none in dense networks.
+        latent: what z depends on, None where z comes before the reading.
+    """
+
+    decoder: Array
+    skips: tuple[Array, ...] = ()
+    latent: "LatentReading | None" = None
+
+
+@flax.struct.dataclass
+class LatentReading:
+    """What z depends on, of memory entries.
+
+    Attributes:
+        posterior: the entries' share of the posterior's first layer.
+        prior_mean: `[M, D]` of p(z | m).
+        prior_log_variance: `[M, D]` of p(z | m).
+    """
+
+    posterior: Array
+    prior_mean: Array
+    prior_log_variance: Array
+
+
+class Networks(Protocol):
+    """What `VMA` asks of its networks; images are `[B, H, W, C]`, entries `[M, ...]`."""
+
+    def embed_images(self, images: Array) -> Array:
+        """The query e^q of each target, `[B, E]`."""
+
+    def embed_entries(self, entries: Array) -> Array:
+        """The embedding e_a of each entry, `[M, E]`."""
+
+    def embed_latent(self, z: Array) -> Array:
+        """The query of each z, `[B, E]`, for soft attention."""
+
+    def read_images(self, images: Array) -> Array:
+        """The targets' share of the posterior's first layer, `[B, D]`."""
+
+    def read_entries(self, entries: Array, latent: bool) -> Reading:
+        """Everything that depends on the entries alone; `latent` where z depends on them too."""
+
+    def posterior(self, images: Array, reading: LatentReading | None) -> tuple[Array, Array]:
+        """Mean and log-variance `[B, D]` of q(z | x, m), or of q(z | x) without a reading."""
+
+    def decode(self, z: Array, reading: Reading | None) -> Array:
+        """Logits `[B, H, W, C]` of p(x | z, m), or of p(x | z) without a reading."""
+
+
+class MLP(nn.Module):
+    """Dense layers with ReLU between them, none after the last.
+
+    Attributes:
+        features: units of each layer.
+        precision: of the matrix products.
+    """
+
+    features: tuple[int, ...]
+    precision: Precision = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        for i, units in enumerate(self.features):
+            x = Dense(units, self.precision)(nn.relu(x) if i else x)
+        return x
+
+
+class DenseNetworks(nn.Module):
+    """Fully connected networks for images and for entries that are vectors or images.
+
+    Attributes:
+        image_shape: (H, W, C).
+        latent: dimensions of z.
+        hidden: units of the hidden layers from the image up; the decoder has them in reverse.
+        matching: E, dimensions of the embeddings.
+        precision: of the matrix products.
+
+    Source: Bornschein et al. 2017, section 4.1.
+    """
+
+    image_shape: tuple[int, int, int]
+    latent: int = 32
+    hidden: tuple[int, ...] = (256, 128)
+    matching: int = 128
+    precision: Precision = "float32"
+
+    def setup(self) -> None:
+        first, *rest = self.hidden
+        upwards = self.hidden[::-1]
+        height, width, channels = self.image_shape
+        pixels = height * width * channels
+        self.query = self._mlp(*self.hidden, self.matching)
+        self.key = self._mlp(*self.hidden, self.matching)
+        self.latent_query = self._mlp(*upwards, self.matching)
+        self.posterior_of_image = self._mlp(first)
+        self.posterior_of_entry = self._mlp(first)
+        self.posterior_rest = self._mlp(*rest, 2 * self.latent)
+        self.prior = self._mlp(*self.hidden, 2 * self.latent)
+        self.decoder_of_latent = self._mlp(upwards[0])
+        self.decoder_of_entry = self._mlp(upwards[0])
+        self.decoder_rest = self._mlp(*upwards[1:], pixels)
+
+    def embed_images(self, images: Array) -> Array:
+        return self.query(_flat(images))
+
+    def embed_entries(self, entries: Array) -> Array:
+        return self.key(_flat(entries))
+
+    def embed_latent(self, z: Array) -> Array:
+        return self.latent_query(z)
+
+    def read_images(self, images: Array) -> Array:
+        return self.posterior_of_image(_flat(images))
+
+    def read_entries(self, entries: Array, latent: bool) -> Reading:
+        entries = _flat(entries)
+        decoder = self.decoder_of_entry(entries)
+        if not latent:
+            return Reading(decoder)
+        posterior = self.posterior_of_entry(entries)
+        return Reading(decoder, latent=LatentReading(posterior, *_halves(self.prior(entries))))
+
+    def posterior(self, images: Array, reading: LatentReading | None) -> tuple[Array, Array]:
+        h = images if reading is None else images + reading.posterior
+        return _halves(self.posterior_rest(nn.relu(h)))
+
+    def decode(self, z: Array, reading: Reading | None) -> Array:
+        h = self.decoder_of_latent(z)
+        if reading is not None:
+            h = h + reading.decoder
+        return self.decoder_rest(nn.relu(h)).reshape(-1, *self.image_shape)
+
+    def _mlp(self, *features: int) -> MLP:
+        return MLP(features, self.precision)
+
+
+def _flat(x: Array) -> Array:
+    return x.reshape(x.shape[0], -1)
+
+
+def _halves(x: Array) -> tuple[Array, Array]:
+    half = x.shape[-1] // 2
+    return x[..., :half], x[..., half:]

@@ -1,0 +1,230 @@
+"""Variational memory addressing: exact answers where the addresses can be summed out."""
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from memjax import bounds, objectives, sampling
+from memjax.errors import InputError
+from memjax.models.vma import VMA
+from memjax.types import Batch, Terms, Variables
+from tests import tiny
+
+SHAPE = (3, 2, 1)
+M, B, K = 3, 2, 3
+MODELS: dict[str, dict[str, Any]] = {
+    "episode": {},
+    "learned": {"memory": "learned", "memory_size": M, "memory_units": 5},
+    "flat prior": {"prior": "flat"},
+    "cosine": {"similarity": "cosine"},
+    "inner": {"similarity": "inner"},
+}
+
+
+def vma(**fields: Any) -> VMA:
+    return VMA(**{"image_shape": SHAPE, "hidden": (5, 4), "latent": 2, "matching": 3, **fields})
+
+
+def batch(size: int = B, entries: int = M) -> Batch:
+    drawn = np.random.default_rng(0).integers(0, 2, (size + entries, *SHAPE))
+    images = jnp.asarray(drawn, jnp.float32)
+    return Batch(images[:size], jnp.arange(size), context=images[size:])
+
+
+@pytest.fixture
+def wide() -> Iterator[None]:
+    with jax.enable_x64(True):
+        yield
+
+
+def variables(model: VMA, given: Batch) -> Variables:
+    """Large enough that addresses, similarities and images differ."""
+    shapes = jax.eval_shape(lambda: sampling.initialise(model, jax.random.key(0), given))
+    generator = np.random.default_rng(1)
+    return jax.tree.map(lambda leaf: jnp.asarray(generator.normal(0, 0.7, leaf.shape)), shapes)
+
+
+def keys(given: Batch, num_samples: int = K) -> jax.Array:
+    return sampling.sample_keys(jax.random.key(2), given.index, jnp.arange(num_samples))
+
+
+def terms_at(model: VMA, of: Variables, given: Batch, address: jax.Array) -> tuple[Terms, Any]:
+    """Terms of K samples at addresses `[K, B]`, and log q(a | x) of these addresses."""
+    encoding = model.apply(of, given, True, method="encode")
+    log_q, _ = model.apply(of, given, encoding, method="address_log_probs")
+    score = jnp.take_along_axis(log_q[None], address[..., None], axis=-1)[..., 0]
+
+    def one(keys: jax.Array, address: jax.Array) -> Terms:
+        return model.apply(of, given, encoding, keys, True, address, method="terms")
+
+    forced = jax.vmap(one)(keys(given), address)
+    return forced.replace(log_posterior=forced.log_posterior + score, log_score=score), score
+
+
+@pytest.mark.usefixtures("wide")
+@pytest.mark.parametrize("baseline", ["arithmetic", "geometric"])
+@pytest.mark.parametrize("fields", MODELS.values(), ids=MODELS)
+def test_the_expected_estimator_is_the_gradient_of_the_expected_bound(
+    fields: dict[str, Any], baseline: bounds.Baseline
+) -> None:
+    model, given = vma(**fields), batch()
+    given = jax.tree.map(lambda leaf: leaf.astype(float) if leaf.ndim == 4 else leaf, given)
+    start = variables(model, given)
+    # All outcomes of K addresses, the same for each example: they do not meet in the bound.
+    outcomes = jnp.array(list(itertools.product(range(M), repeat=K)))
+    addresses = jnp.broadcast_to(outcomes[..., None], (*outcomes.shape, B))
+
+    def expected_bound(of: Variables) -> jax.Array:
+        def one(address: jax.Array) -> jax.Array:
+            terms, score = terms_at(model, of, given, address)
+            return jnp.exp(score.sum(axis=0)) * bounds.iwae_bound(terms.log_weights)
+
+        return jax.vmap(one)(addresses).sum()
+
+    def estimated(of: Variables) -> jax.Array:
+        def one(address: jax.Array) -> jax.Array:
+            terms, score = terms_at(model, of, given, address)
+            probability = jax.lax.stop_gradient(jnp.exp(score.sum(axis=0)))
+            return probability * objectives.vimco(terms, baseline)
+
+        return jax.vmap(one)(addresses).sum()
+
+    value, gradient = tiny.quick_jit(jax.value_and_grad(expected_bound))(start)
+    found_value, found = tiny.quick_jit(jax.value_and_grad(estimated))(start)
+    np.testing.assert_allclose(found_value, value, rtol=1e-12)
+
+    def assert_equal(path: Any, expected: jax.Array, found: jax.Array) -> None:
+        assert expected.dtype == jnp.float64
+        # A softmax does not see a constant, so that some of these are zero but for rounding.
+        np.testing.assert_allclose(found, expected, rtol=1e-8, atol=1e-12, err_msg=str(path))
+
+    jax.tree_util.tree_map_with_path(assert_equal, gradient, found)
+    assert sum(jnp.abs(leaf).sum() for leaf in jax.tree.leaves(gradient)) > 1
+
+
+@pytest.mark.usefixtures("wide")
+@pytest.mark.parametrize("fields", MODELS.values(), ids=MODELS)
+def test_terms_of_drawn_addresses_are_those_of_forced_ones(fields: dict[str, Any]) -> None:
+    model, given = vma(**fields), batch()
+    start = variables(model, given)
+    drawn, _ = tiny.terms_and_statistics(model, start, given, keys(given, 40), False)
+    encoding = model.apply(start, given, True, method="encode")
+    log_q, log_p = model.apply(start, given, encoding, method="address_log_probs")
+    np.testing.assert_allclose(jnp.exp(log_q).sum(axis=-1), 1)
+    np.testing.assert_allclose(jnp.exp(log_p).sum(), 1)
+    # q(a | x) tells the addresses apart, so that log_score says which one was drawn.
+    distance = jnp.abs(drawn.log_score[..., None] - log_q[None])
+    address = jnp.argmin(distance, axis=-1)
+    np.testing.assert_allclose(jnp.min(distance, axis=-1), 0, atol=1e-9)
+    assert set(np.unique(address)) == set(range(M))
+    every = jax.vmap(
+        lambda keys, a: model.apply(start, given, encoding, keys, True, a, method="terms")
+    )(keys(given, 40), address)
+    np.testing.assert_allclose(every.log_likelihood, drawn.log_likelihood)
+    np.testing.assert_allclose(every.log_prior, drawn.log_prior)
+    np.testing.assert_allclose(every.log_posterior + drawn.log_score, drawn.log_posterior)
+    assert not drawn.reparameterised
+    np.testing.assert_array_equal(every.log_score, 0)
+    kl = jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=-1)
+    np.testing.assert_allclose(drawn.diagnostics["kl_address"], jnp.broadcast_to(kl, (40, B)))
+    np.testing.assert_allclose(
+        drawn.kl, drawn.diagnostics["kl_address"] + drawn.diagnostics["kl_latent"]
+    )
+
+
+@pytest.mark.parametrize("addressing", ["soft", "none"])
+def test_other_addressing_is_reparameterised(addressing: Any) -> None:
+    model, given = vma(addressing=addressing), batch()
+    terms, _ = tiny.terms_and_statistics(model, variables(model, given), given, keys(given), True)
+    assert terms.reparameterised
+    np.testing.assert_array_equal(terms.log_score, 0)
+    objectives.pathwise(terms)
+    with pytest.raises(InputError, match=r"found .*, expected hard"):
+        model.apply(
+            variables(model, given),
+            given,
+            model.apply(variables(model, given), given, True, method="encode"),
+            method="address_log_probs",
+        )
+
+
+def test_dense_networks_mix_pixels_and_features_alike() -> None:
+    # Their first layer is linear and attention sums to one.
+    given = batch()
+    features, pixels = vma(addressing="soft"), vma(addressing="soft", blended="pixels")
+    start = variables(features, given)
+    for found, expected in zip(
+        jax.tree.leaves(tiny.terms_and_statistics(features, start, given, keys(given), True)),
+        jax.tree.leaves(tiny.terms_and_statistics(pixels, start, given, keys(given), True)),
+        strict=True,
+    ):
+        np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_same_class_is_the_probability_of_the_targets_class() -> None:
+    model, given = vma(), batch()
+    given = given.replace(labels=jnp.array([4, 9]), context_labels=jnp.array([9, 4, 9]))
+    start = variables(model, given)
+    terms, _ = tiny.terms_and_statistics(model, start, given, keys(given), True)
+    encoding = model.apply(start, given, True, method="encode")
+    q = jnp.exp(model.apply(start, given, encoding, method="address_log_probs")[0])
+    expected = jnp.array([q[0, 1], q[1, 0] + q[1, 2]])
+    np.testing.assert_allclose(terms.diagnostics["same_class"][0], expected, rtol=1e-6)
+
+
+def test_no_parameter_is_without_use() -> None:
+    given = batch()
+    for fields in ({}, {"addressing": "soft"}, {"addressing": "none"}, {"memory": "learned"}):
+        model = vma(**fields)
+        start = variables(model, given)
+
+        def value(of: Variables, model: VMA = model) -> jax.Array:
+            terms, _ = sampling.sample_terms(model, of, given, keys(given), True)
+            surrogate = objectives.pathwise if terms.reparameterised else objectives.vimco
+            return surrogate(terms).sum()
+
+        gradient = tiny.quick_jit(jax.grad(value))(start)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(gradient):
+            assert jnp.any(leaf != 0) or "bias" in str(path), (fields, path)
+
+
+@pytest.mark.parametrize(
+    ("fields", "context", "message"),
+    [
+        ({}, None, r"^Batch.context: found None, expected the memory's images"),
+        ({}, (4, 2, 2, 1), r"^Batch.context: found images \(2, 2, 1\), expected \(3, 2, 1\)"),
+        ({"memory_size": 0}, (3, *SHAPE), r"^model.memory_size: found 0, expected at least 1"),
+        ({"hidden": ()}, (3, *SHAPE), r"^model.hidden: found \(\), expected at least one layer"),
+        ({"image_shape": None}, (3, *SHAPE), r"^model.image_shape: found None"),
+    ],
+)
+def test_what_is_refused(fields: Any, context: Any, message: str) -> None:
+    given = batch().replace(context=None if context is None else jnp.zeros(context))
+    with pytest.raises(InputError, match=message):
+        sampling.initialise(vma(**fields), jax.random.key(0), given)
+
+
+def test_a_dominating_weight_leaves_everything_finite() -> None:
+    def terms(log_likelihood: jax.Array) -> Terms:
+        zeros = jnp.zeros((4, 1))
+        return Terms(log_likelihood, zeros, zeros, log_likelihood / 1e4, zeros, zeros)
+
+    start = jnp.array([[0.0], [1e4], [-1e4], [3.0]])
+    for baseline in ("arithmetic", "geometric"):
+        value, gradient = jax.value_and_grad(
+            lambda at, baseline=baseline: objectives.vimco(terms(at), baseline).sum()
+        )(start)
+        assert math.isclose(value, 1e4 - math.log(4), rel_tol=1e-6)
+        assert jnp.isfinite(gradient).all()
+
+
+def test_vimco_needs_two_samples() -> None:
+    zeros = jnp.zeros((1, 4))
+    with pytest.raises(InputError, match="objective vimco: found num_samples 1, expected at least"):
+        objectives.Vimco(1)(Terms(zeros, zeros, zeros, zeros, zeros, zeros))
