@@ -25,7 +25,6 @@ from eval import records
 from eval.records import Record
 from eval.text import columns
 from memjax import backend, configs, data, training
-from memjax.types import Batch
 from train import devices
 from train.runner import fit_to_data
 
@@ -38,28 +37,27 @@ class Epochs:
         base = configs.get(name)
         dataset = data.load(base.dataset, data_dir, merge_validation=base.data.merge_validation)
         self.experiment = experiment = fit_to_data(base, dataset)
-        images, batch_size = dataset.splits["train"].images, experiment.train.batch_size
-        self.steps = len(images) // batch_size
+        split, batch_size = dataset.splits["train"], experiment.train.batch_size
+        sampler = experiment.sampler
+        self.steps = sampler.steps_per_epoch(len(split), batch_size)
         used = devices.choose(batch_size)
         optimizer = training.make_optimizer(
             **dataclasses.asdict(experiment.optimizer), steps_per_epoch=self.steps
         )
         step = training.make_train_step(experiment.model, experiment.objective, optimizer)
-        local = batch_size // len(used)
-        batch = Batch(jnp.zeros((local, *dataset.image_shape)), jnp.zeros(local, jnp.int32))
+        batch = devices.blank_batch(experiment, split, dataset.maximum, len(used))
         state = training.create_state(experiment.model, optimizer, batch, experiment.seed)
         self._state = devices.replicate(devices.initial_run_state(step, state, batch), used)
         self._call = devices.make_call(experiment, step, dataset.maximum, used)
-        self._images = devices.replicate(images, used)
-        order = data.epoch_permutation(experiment.seed, 0, len(images))
-        self._plan = devices.split_batches(order, batch_size, len(used))
+        self._source = devices.Source.of(experiment, split, used)
+        self._plan = sampler.plan(experiment.seed, 0, len(split), batch_size)
         self.seconds(10)
 
     def seconds(self, count: int) -> float:
         """Take `count` steps; returns how long they took."""
         started = time.monotonic()
         place = (jnp.int32(0), jnp.int32(0), jnp.int32(count))
-        self._state = self._call(self._state, self._images, self._plan, *place)
+        self._state = self._call(self._state, self._source, self._plan, *place)
         jax.block_until_ready(self._state)
         return time.monotonic() - started
 

@@ -3,14 +3,12 @@
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 from etils import epath
 
 import memjax
 from memjax import config, configs, sampling, workdirs
 from memjax.config import Experiment
 from memjax.errors import InputError
-from memjax.types import Batch
 
 from . import records
 from .records import Record
@@ -25,8 +23,8 @@ def count(experiment: Experiment) -> int:
     """The number of trainable parameters; the model must have its image shape."""
 
     def initialise() -> object:
-        batch = Batch(jnp.zeros((1, *experiment.model.image_shape)), jnp.zeros(1, jnp.int32))
-        return sampling.initialise(experiment.model, jax.random.key(0), batch)["params"]
+        blank = sampling.blank_batch(experiment.model.image_shape)
+        return sampling.initialise(experiment.model, jax.random.key(0), blank)["params"]
 
     return sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(initialise)))
 

@@ -117,6 +117,7 @@ class Experiment:
         seed: from which initialisation, noise, shuffling and binarisation follow.
         model: the generative model.
         objective: what is maximised.
+        sampler: which images a step sees.
         data: splits and binarisation.
         optimizer: Adam and its schedule.
         train: epochs, batch, precision, checkpoints.
@@ -124,9 +125,11 @@ class Experiment:
 
     name: Annotated[str, tyro.conf.Suppress]
     reference: Annotated[Reference, tyro.conf.Suppress]
-    # A linen module and an Objective: Any, so that the command line reads the fields of the value.
+    # A linen module, an Objective and a Sampler: Any, so that the command line reads the fields of
+    # the value.
     model: Any
     objective: Any
+    sampler: Any
     dataset: str = "mnist"
     seed: int = 0
     data: DataConfig = DataConfig()

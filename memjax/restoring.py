@@ -3,14 +3,13 @@
 from typing import Any, Literal, NamedTuple
 
 import jax
-import jax.numpy as jnp
 from etils import epath
 
 from memjax import config, configs, sampling, workdirs
 from memjax.checkpoint import FOLDER, Checkpoints
 from memjax.config import Experiment
 from memjax.errors import InputError
-from memjax.types import Batch, Variables
+from memjax.types import Variables
 
 
 class Restored(NamedTuple):
@@ -59,8 +58,8 @@ def restore(
 
 def _abstract_variables(model: Any) -> Variables:
     def variables() -> Variables:
-        batch = Batch(jnp.zeros((1, *model.image_shape)), jnp.zeros(1, jnp.int32))
-        created = sampling.initialise(model, jax.random.key(0), batch)
+        blank = sampling.blank_batch(model.image_shape)
+        created = sampling.initialise(model, jax.random.key(0), blank)
         return {"params": created["params"], "batch_stats": created.get("batch_stats", {})}
 
     return jax.eval_shape(variables)

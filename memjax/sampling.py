@@ -99,10 +99,32 @@ def initialise(model: Module, key: Array, batch: Batch) -> Variables:
     return alone.init(key, batch, keys, True, method=_encode_then_terms)
 
 
-def generate(model: Module, variables: Variables, key: Array, num_images: int) -> Generated:
-    """Draw images from the prior: means `[num_images, H, W, C]`."""
+def blank_batch(image_shape: tuple[int, int, int]) -> Batch:
+    """One black image with one black image in its memory, for the shapes of parameters."""
+    image = jnp.zeros((1, *image_shape))
+    return Batch(image, jnp.zeros(1, jnp.int32), context=image)
+
+
+def generate(
+    model: Module,
+    variables: Variables,
+    key: Array,
+    num_images: int,
+    context: Array | None = None,
+    **chosen: Any,
+) -> Generated:
+    """Draw images from the prior: means `[num_images, H, W, C]`.
+
+    Args:
+        model: a linen module that follows `types.Model`.
+        variables: `params` and `batch_stats`.
+        key: a typed key.
+        num_images: B.
+        context: `[M, H, W, C]`, the memory of a model that reads one.
+        **chosen: latent variables that the model lets one choose, such as `address` `[B]`.
+    """
     keys = example_keys(key, jnp.arange(num_images))
-    return model.apply(variables, keys, method="generate")
+    return model.apply(variables, keys, context, **chosen, method="generate")
 
 
 def reconstruct(model: Module, variables: Variables, batch: Batch, key: Array) -> Array:

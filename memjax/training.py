@@ -67,6 +67,8 @@ STREAMS = (
     "evaluation_binarisation",
     "validation_binarisation",
     "statistics",
+    "sampler",
+    "validation_sampler",
 )
 
 

@@ -13,6 +13,7 @@ from jax import lax
 
 from memjax import configs, objectives, sampling, training
 from memjax.config import OptimizerConfig
+from memjax.data import Split
 from memjax.types import Batch
 from train import devices
 from train.devices import RunState
@@ -24,7 +25,10 @@ BATCH_SIZE = 8
 IMAGES = np.random.default_rng(0).integers(0, 256, (80, *tiny.IMAGE_SHAPE), dtype=np.uint8)
 BASE = configs.get("mem_vae_digits")
 EXPERIMENT = dataclasses.replace(
-    BASE, model=tiny.mem_vae(), objective=dataclasses.replace(BASE.objective, num_samples=2)
+    BASE,
+    model=tiny.mem_vae(),
+    objective=dataclasses.replace(BASE.objective, num_samples=2),
+    train=dataclasses.replace(BASE.train, batch_size=BATCH_SIZE),
 )
 # Keeps the gradient in its state, then does what training does.
 OPTIMIZER = optax.chain(
@@ -38,8 +42,7 @@ def compiled(num_devices: int) -> tuple[Any, RunState]:
     """The call of a run on so many devices, and its initial state on the host."""
     step = training.make_train_step(EXPERIMENT.model, EXPERIMENT.objective, OPTIMIZER)
     call = devices.make_call(EXPERIMENT, step, 255, jax.devices()[:num_devices])
-    local = BATCH_SIZE // num_devices
-    batch = Batch(jnp.zeros((local, *tiny.IMAGE_SHAPE)), jnp.arange(local))
+    batch = devices.blank_batch(EXPERIMENT, Split(IMAGES), 255, num_devices)
 
     @tiny.quick_jit
     def initial() -> RunState:
@@ -56,10 +59,10 @@ def take_steps(
     call, initial = compiled(num_devices)
     used = jax.devices()[:num_devices]
     state = devices.replicate(initial if state is None else state, used)
-    images = devices.replicate(IMAGES, used)
-    plan = devices.split_batches(np.arange(80), BATCH_SIZE, num_devices)
+    source = devices.Source.of(EXPERIMENT, Split(IMAGES), used)
+    plan = np.arange(80).reshape(-1, BATCH_SIZE)
     for first, count in zip(np.cumsum([0, *counts]), counts, strict=False):
-        state = call(state, images, plan, *map(jnp.int32, (epoch, first, count)))
+        state = call(state, source, plan, *map(jnp.int32, (epoch, first, count)))
     return jax.tree.map(np.asarray, state)
 
 
@@ -143,11 +146,13 @@ def test_binarisation_of_a_batch(binarisation: Any) -> None:
         EXPERIMENT, data=dataclasses.replace(EXPERIMENT.data, binarisation=binarisation)
     )
     index = jnp.array([70, 3, 20])
+    state = compiled(1)[1].train
 
     @tiny.quick_jit
     def images(epoch: jax.Array) -> jax.Array:
-        pixels = jnp.asarray(IMAGES)
-        return devices.training_batch(experiment, pixels, index, 3, epoch, 255).images
+        keys = devices.training_keys(experiment, state, epoch)
+        source = devices.Source(jnp.asarray(IMAGES), None)
+        return devices.draw_batch(experiment, source, index, keys, 255).images
 
     first, again, second = images(0), images(0), images(1)
     np.testing.assert_array_equal(first, again)
@@ -277,10 +282,13 @@ def test_streams_are_independent() -> None:
     assert training.STREAMS[:3] == ("initialisation", "noise", "binarisation")
 
 
-def test_batches_are_split_over_devices() -> None:
-    order = np.random.default_rng(0).permutation(19)
-    for num_devices in (1, 2, 4):
-        plan = devices.split_batches(order, 4, num_devices)
-        assert plan.shape == (num_devices, 4, 4 // num_devices)
-        # Step by step and device by device, the examples in their order; three are left out.
-        np.testing.assert_array_equal(plan.transpose(1, 0, 2).reshape(-1), order[:16])
+@pytest.mark.parametrize("num_devices", [1, 2, 4])
+def test_targets_are_shared_by_devices(num_devices: int) -> None:
+    targets = jnp.arange(8) + 10
+    used = jax.devices()[:num_devices]
+    shared = devices.over_devices(
+        lambda whole: jax.lax.all_gather(devices.share(whole, num_devices), "devices"),
+        used,
+    )(targets)
+    assert shared.shape == (num_devices, 8 // num_devices)
+    np.testing.assert_array_equal(shared.reshape(-1), targets)

@@ -8,11 +8,11 @@ from etils import epath
 
 from memjax import checkpoint, config, sampling, workdirs
 from memjax.config import Experiment
-from memjax.data import Dataset
+from memjax.data import Dataset, Epochs
 from memjax.errors import InputError
-from memjax.types import Batch
+from memjax.types import Array
 
-from . import sessions
+from . import devices, sessions
 
 
 def check_fields(experiment: Experiment) -> None:
@@ -66,12 +66,10 @@ def check_data(experiment: Experiment, dataset: Dataset) -> None:
     Raises:
         InputError: fewer images than a batch, or pixels of 0 and 1 for a density.
     """
-    found, most = experiment.train.batch_size, len(dataset.splits["train"].images)
-    if found > most:
-        raise InputError(
-            f"train.batch_size: found {found}, expected at most the {most} training images "
-            f"of {dataset.name}"
-        )
+    sampler, size = experiment.sampler, experiment.train.batch_size
+    sampler.check(dataset.splits["train"], f"training images of {dataset.name}", size)
+    if "valid" in dataset.splits and not isinstance(sampler, Epochs):
+        sampler.check(dataset.splits["valid"], f"validation images of {dataset.name}", size)
     # The density of two values grows without limit as the variance falls.
     if getattr(experiment.model, "likelihood", None) == "gaussian":
         binarisation = experiment.data.binarisation
@@ -86,14 +84,24 @@ def check_data(experiment: Experiment, dataset: Dataset) -> None:
             )
 
 
-def check_model(experiment: Experiment) -> None:
-    """Refuse a model that cannot be built; the image shape must be filled in.
+def check_model(experiment: Experiment, dataset: Dataset) -> None:
+    """Refuse a model that cannot be built, or whose objective is not for it.
+
+    The image shape must be filled in; nothing is computed.
 
     Raises:
-        InputError: names the model's field.
+        InputError: names the field.
     """
-    batch = Batch(jnp.zeros((1, *experiment.model.image_shape)), jnp.zeros(1, jnp.int32))
-    jax.eval_shape(lambda: sampling.initialise(experiment.model, jax.random.key(0), batch))
+    model, objective = experiment.model, experiment.objective
+    batch = devices.blank_batch(experiment, dataset.splits["train"], dataset.maximum, 1)
+
+    def value() -> Array:
+        key = jax.random.key(0)
+        variables = sampling.initialise(model, key, batch)
+        keys = sampling.sample_keys(key, batch.index, jnp.arange(objective.num_samples))
+        return objective(sampling.sample_terms(model, variables, batch, keys, False)[0])
+
+    jax.eval_shape(value)
 
 
 def check_workdir(experiment: Experiment, workdir: str) -> None:
@@ -146,7 +154,9 @@ def prepare_workdir(experiment: Experiment, dataset: Dataset, workdir: str) -> N
 
 
 def _check_progress(experiment: Experiment, dataset: Dataset, path: epath.Path) -> None:
-    steps_per_epoch = len(dataset.splits["train"].images) // experiment.train.batch_size
+    steps_per_epoch = experiment.sampler.steps_per_epoch(
+        len(dataset.splits["train"]), experiment.train.batch_size
+    )
     saved = sessions.load(path / workdirs.SESSIONS)
     if not saved:
         return

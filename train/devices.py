@@ -1,5 +1,8 @@
 """One call to the devices: many training steps under the one pmap."""
 
+import dataclasses
+import functools
+import inspect
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,6 +15,7 @@ from jax import lax
 
 from memjax import data, training
 from memjax.config import Experiment
+from memjax.data import Split
 from memjax.training import Metrics, TrainState
 from memjax.types import Array, Batch
 
@@ -35,6 +39,25 @@ class RunState:
     nonfinite_step: Array
 
 
+@flax.struct.dataclass
+class Source:
+    """A split on the devices.
+
+    Attributes:
+        images: `[N, H, W, C]` uint8.
+        tables: what the sampler looks up.
+    """
+
+    images: Array
+    tables: Any
+
+    @classmethod
+    def of(cls, experiment: Experiment, split: Split, devices: Sequence[jax.Device]) -> "Source":
+        """The split's images and the sampler's tables, on every device."""
+        images, tables = replicate((split.images, experiment.sampler.tables(split)), devices)
+        return cls(images, tables)
+
+
 def choose(batch_size: int) -> list[jax.Device]:
     """The largest number of local devices that divides the batch; says so if it is not all."""
     devices = jax.local_devices()
@@ -50,12 +73,28 @@ def choose(batch_size: int) -> list[jax.Device]:
 
 
 def over_devices(
-    function: Callable, devices: Sequence[jax.Device], in_axes: tuple, donate: tuple[int, ...] = ()
+    function: Callable, devices: Sequence[jax.Device], donate: tuple[int, ...] = ()
 ) -> Callable:
-    """Map a function over the devices; what it returns must be equal on all of them."""
-    return jax.pmap(
-        function, "devices", in_axes=in_axes, out_axes=None, devices=devices, donate_argnums=donate
+    """Run a function on every device, each of which knows its place by the axis `devices`.
+
+    All get the same arguments, and what they return must be equal on all of them.
+
+    Args:
+        function: of positional arguments.
+        devices: to map over.
+        donate: arguments whose memory may be used again.
+    """
+    # pmap wants an argument that is mapped.
+    in_axes = (0, *(None for _ in inspect.signature(function).parameters))
+    mapped = jax.pmap(
+        lambda _, *arguments: function(*arguments),
+        "devices",
+        in_axes=in_axes,
+        out_axes=None,
+        devices=devices,
+        donate_argnums=tuple(number + 1 for number in donate),
     )
+    return functools.partial(mapped, np.arange(len(devices)))
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
@@ -67,24 +106,71 @@ def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
     return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
 
 
-def split_batches(order: np.ndarray, batch_size: int, num_devices: int) -> np.ndarray:
-    """Examples in their order -> `[N, S, B / N]` indices, one row of S steps per device.
+def share(tree: Any, num_devices: int) -> Any:
+    """This device's part of arrays `[B, ...]`, inside the map over devices."""
 
-    Examples beyond the last whole batch are left out.
-    """
-    steps = len(order) // batch_size
-    batches = order[: steps * batch_size].reshape(steps, num_devices, batch_size // num_devices)
-    return np.ascontiguousarray(batches.transpose(1, 0, 2))
+    def part(array: Array) -> Array:
+        size = array.shape[0] // num_devices
+        return lax.dynamic_slice_in_dim(array, lax.axis_index("devices") * size, size)
+
+    return tree if num_devices == 1 else jax.tree.map(part, tree)
 
 
-def training_batch(
-    experiment: Experiment, images: Array, index: Array, seed: Array, epoch: Array, maximum: int
+def draw_batch(
+    experiment: Experiment,
+    source: Source,
+    row: Array,
+    keys: tuple[Array, Array],
+    maximum: int,
+    num_devices: int = 1,
 ) -> Batch:
-    """The examples of `index`, binarised for that epoch."""
-    binarisation = experiment.data.binarisation
-    key = training.binarisation_key(seed, epoch if binarisation == "every_epoch" else None)
-    pixels = data.prepare_images(images[index], index, key, binarisation, maximum)
-    return Batch(pixels, index)
+    """The images of one step: targets of this device, and the whole memory.
+
+    Args:
+        experiment: sampler, batch size and binarisation.
+        source: of the split.
+        row: of the sampler's plan.
+        keys: what draws the places, and what binarises.
+        maximum: the grey value that counts as full ink.
+        num_devices: that share the targets.
+    """
+    drawn = experiment.sampler.draw(source.tables, row, keys[0], experiment.train.batch_size)
+    targets, labels = share((drawn.targets, drawn.labels), num_devices)
+
+    def pixels(index: Array) -> Array:
+        binarisation = experiment.data.binarisation
+        return data.prepare_images(source.images[index], index, keys[1], binarisation, maximum)
+
+    return Batch(
+        images=pixels(targets),
+        index=targets,
+        labels=labels,
+        context=None if drawn.context is None else pixels(drawn.context),
+        context_labels=drawn.context_labels,
+    )
+
+
+def training_keys(experiment: Experiment, state: TrainState, epoch: Array) -> tuple[Array, Array]:
+    """The keys of `draw_batch` for one step of training."""
+    anew = experiment.data.binarisation == "every_epoch"
+    binarisation = training.binarisation_key(state.seed, epoch if anew else None)
+    return jax.random.fold_in(training.stream(state.seed, "sampler"), state.step), binarisation
+
+
+def blank_batch(experiment: Experiment, split: Split, maximum: int, num_devices: int) -> Batch:
+    """A batch of zeros, of the shapes that each device gets."""
+    sampler, size = experiment.sampler, experiment.train.batch_size
+    row = sampler.plan(0, 0, len(split), size)[0]
+    key = training.stream(0, "sampler")
+
+    def whole(images: Array, tables: Any, row: Array) -> Batch:
+        return draw_batch(experiment, Source(images, tables), row, (key, key), maximum)
+
+    shapes = jax.eval_shape(whole, split.images, sampler.tables(split), row)
+    batch = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    targets = (batch.images, batch.index, batch.labels)
+    images, index, labels = jax.tree.map(lambda leaf: leaf[: size // num_devices], targets)
+    return dataclasses.replace(batch, images=images, index=index, labels=labels)
 
 
 def make_call(
@@ -93,21 +179,22 @@ def make_call(
     maximum: int,
     devices: Sequence[jax.Device],
 ) -> Callable[..., RunState]:
-    """A function (run state, images, plan, epoch, first, count) -> run state.
+    """A function (run state, source, plan, epoch, first, count) -> run state.
 
     It takes `count` steps of an epoch, from row `first` of the plan on. `count` is an argument, not
     a constant, so that one compilation serves calls of every length.
 
     Args:
-        experiment: binarisation.
+        experiment: sampler and binarisation.
         step: from `training.make_train_step`.
         maximum: the grey value that counts as full ink.
         devices: to map over.
     """
 
     def one_step(i: Array, carry: tuple[RunState, Any]) -> tuple[RunState, Any]:
-        run, (images, plan, epoch, first) = carry
-        batch = training_batch(experiment, images, plan[first + i], run.train.seed, epoch, maximum)
+        run, (source, plan, epoch, first) = carry
+        keys = training_keys(experiment, run.train, epoch)
+        batch = draw_batch(experiment, source, plan[first + i], keys, maximum, len(devices))
         state, metrics = step(run.train, batch)
         failed = (run.nonfinite_step < 0) & ~jnp.isfinite(metrics["objective"])
         run = RunState(
@@ -116,14 +203,14 @@ def make_call(
             counted=run.counted + 1,
             nonfinite_step=jnp.where(failed, state.step, run.nonfinite_step),
         )
-        return run, (images, plan, epoch, first)
+        return run, (source, plan, epoch, first)
 
     def call(
-        run: RunState, images: Array, plan: Array, epoch: Array, first: Array, count: Array
+        run: RunState, source: Source, plan: Array, epoch: Array, first: Array, count: Array
     ) -> RunState:
-        return lax.fori_loop(0, count, one_step, (run, (images, plan, epoch, first)))[0]
+        return lax.fori_loop(0, count, one_step, (run, (source, plan, epoch, first)))[0]
 
-    return over_devices(call, devices, (None, None, 0, None, None, None), donate=(0,))
+    return over_devices(call, devices, donate=(0,))
 
 
 def initial_run_state(

@@ -10,15 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from memjax import data, training
+from memjax import training
 from memjax.checkpoint import Checkpoints
 from memjax.config import Experiment
 from memjax.data import Dataset
 from memjax.training import TrainState
-from memjax.types import Array, Batch, Variables
+from memjax.types import Variables
 
 from . import devices
-from .devices import RunState
+from .devices import RunState, Source
 from .log import Log
 from .pictures import make_pictures
 from .sessions import Session
@@ -45,8 +45,10 @@ class Loop:
         """
         self._experiment = experiment
         self._workdir = workdir
-        self._images = dataset.splits["train"].images
-        self._steps_per_epoch = len(self._images) // experiment.train.batch_size
+        self._split = dataset.splits["train"]
+        self._steps_per_epoch = experiment.sampler.steps_per_epoch(
+            len(self._split), experiment.train.batch_size
+        )
         self._total_steps = experiment.train.num_epochs * self._steps_per_epoch
         self._devices = devices.choose(experiment.train.batch_size)
         optimizer = training.make_optimizer(
@@ -73,7 +75,7 @@ class Loop:
             NonFiniteError: the objective became infinite or not a number.
             Stopped: a signal arrived.
         """
-        images = devices.replicate(self._images, self._devices)
+        source = Source.of(self._experiment, self._split, self._devices)
         step = self._step
         last = self._total_steps if stop_at_step is None else min(self._total_steps, stop_at_step)
         planned, plan = -1, np.empty(0)
@@ -82,7 +84,7 @@ class Loop:
             if epoch != planned:
                 planned, plan = epoch, self._plan(epoch)
             count = self._count(min(self._steps_per_epoch - first, last - step))
-            bound = self._advance(images, plan, epoch, first, count)
+            bound = self._advance(source, plan, epoch, first, count)
             step += count
             self._log.progress(step, bound)
             if first + count == self._steps_per_epoch:
@@ -106,10 +108,9 @@ class Loop:
         self, step: Callable, optimizer: optax.GradientTransformation, dataset: Dataset
     ) -> RunState:
         experiment = self._experiment
-        local = experiment.train.batch_size // len(self._devices)
+        batch = devices.blank_batch(experiment, self._split, dataset.maximum, len(self._devices))
 
         def initial() -> RunState:
-            batch = Batch(jnp.zeros((local, *dataset.image_shape)), jnp.zeros(local, jnp.int32))
             state = training.create_state(experiment.model, optimizer, batch, experiment.seed)
             return devices.initial_run_state(step, state, batch)
 
@@ -118,7 +119,7 @@ class Loop:
             "%s: %s parameters, %s training images, %d steps an epoch, %d device(s)",
             experiment.name,
             f"{sum(leaf.size for leaf in jax.tree.leaves(shapes.train.params)):,}",
-            f"{len(self._images):,}",
+            f"{len(self._split):,}",
             self._steps_per_epoch,
             len(self._devices),
         )
@@ -129,8 +130,10 @@ class Loop:
         return self._checkpoints.restore(shapes, latest)
 
     def _plan(self, epoch: int) -> np.ndarray:
-        order = data.epoch_permutation(self._experiment.seed, epoch, len(self._images))
-        return devices.split_batches(order, self._experiment.train.batch_size, len(self._devices))
+        experiment = self._experiment
+        return experiment.sampler.plan(
+            experiment.seed, epoch, len(self._split), experiment.train.batch_size
+        )
 
     def _count(self, most: int) -> int:
         """Steps of the next call: one and then a few, to measure, then what the time allows."""
@@ -140,13 +143,13 @@ class Loop:
         return int(np.clip(aim / self._seconds_per_step, 1, most))
 
     def _advance(
-        self, images: Array, plan: np.ndarray, epoch: int, first: int, count: int
+        self, source: Source, plan: np.ndarray, epoch: int, first: int, count: int
     ) -> float:
         """Take `count` steps of an epoch; returns their mean bound in nats."""
         before, counted = float(self._state.totals["iwae_bound"]), int(self._state.counted)
         started = time.monotonic()
         place = (jnp.int32(epoch), jnp.int32(first), jnp.int32(count))
-        self._state = self._call(self._state, images, plan, *place)
+        self._state = self._call(self._state, source, plan, *place)
         after = float(self._state.totals["iwae_bound"])  # waits for the devices
         seconds = (time.monotonic() - started) / count
         # The first call compiles, and says nothing of the next but that it should be short.

@@ -60,7 +60,7 @@ def run(
     )
     check_data(experiment, dataset)
     experiment = fit_to_data(experiment, dataset)
-    check_model(experiment)
+    check_model(experiment, dataset)
     prepare_workdir(experiment, dataset, workdir)
     loop = Loop(experiment, dataset, workdir)
     try:

@@ -7,12 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from memjax import bounds, data, sampling, training
+from memjax import bounds, sampling, training
 from memjax.config import Experiment
-from memjax.data import Split
-from memjax.types import Array, Batch, Variables
+from memjax.data import Epochs, Split
+from memjax.types import Array, Variables
 
-from .devices import over_devices, replicate, split_batches
+from .devices import Source, draw_batch, over_devices, share
+
+VALIDATION_BATCHES = 100
 
 
 def make_validation(
@@ -20,8 +22,8 @@ def make_validation(
 ) -> Callable[[Variables], float]:
     """A function from the model's variables to the mean bound over a split, in nats.
 
-    Batch norm uses its moving averages, grey images are binarised once, and the noise is the same
-    at every call, so that two checkpoints differ by their parameters alone.
+    Batch norm uses its moving averages, grey images are binarised once, and noise and memories are
+    the same at every call, so that two checkpoints differ by their parameters alone.
 
     Args:
         experiment: model, precision, `train.validation_samples`, batch size.
@@ -29,32 +31,42 @@ def make_validation(
         maximum: the grey value that counts as full ink.
         devices: to map over.
     """
-    batch_size = experiment.train.batch_size
-    missing = -len(split.images) % batch_size
-    order = np.concatenate([np.arange(len(split.images)), np.zeros(missing, int)])
-    weight = np.arange(len(order)) < len(split.images)
-    plan = split_batches(order, batch_size, len(devices))
-    weights = split_batches(weight.astype(np.float32), batch_size, len(devices))
-    images = replicate(split.images, devices)
+    plan, weights = _plan(experiment, len(split))
+    source = Source.of(experiment, split, devices)
     key = training.stream(experiment.seed, "validation")
-    binarisation_key = training.stream(experiment.seed, "validation_binarisation")
-    binarisation: data.Binarisation = "none" if experiment.data.binarisation == "none" else "fixed"
+    ink = training.stream(experiment.seed, "validation_binarisation")
 
-    def one_batch(variables: Variables, images: Array, index: Array) -> Array:
-        pixels = data.prepare_images(images[index], index, binarisation_key, binarisation, maximum)
+    def one_batch(variables: Variables, source: Source, row: Array, step: Array) -> Array:
+        places = jax.random.fold_in(training.stream(experiment.seed, "validation_sampler"), step)
+        batch = draw_batch(experiment, source, row, (places, ink), maximum, len(devices))
         samples = jnp.arange(experiment.train.validation_samples)
-        keys = sampling.sample_keys(key, index, samples)
-        terms, _ = sampling.sample_terms(
-            experiment.model, variables, Batch(pixels, index), keys, False
-        )
+        keys = sampling.sample_keys(key, batch.index, samples)
+        terms, _ = sampling.sample_terms(experiment.model, variables, batch, keys, False)
         return bounds.iwae_bound(terms.log_weights)
 
-    def total(variables: Variables, images: Array, plan: Array, weights: Array) -> Array:
-        def add(sum_so_far: Array, row: tuple[Array, Array]) -> tuple[Array, None]:
-            index, weight = row
-            return sum_so_far + jnp.sum(weight * one_batch(variables, images, index)), None
+    def total(variables: Variables, source: Source, plan: Array, weights: Array) -> Array:
+        def add(sum_so_far: Array, row: tuple[Array, Array, Array]) -> tuple[Array, None]:
+            places, weight, step = row
+            found = one_batch(variables, source, places, step)
+            return sum_so_far + jnp.sum(share(weight, len(devices)) * found), None
 
-        return lax.psum(lax.scan(add, jnp.float32(0.0), (plan, weights))[0], "devices")
+        rows = (plan, weights, jnp.arange(len(plan)))
+        return lax.psum(lax.scan(add, jnp.float32(0.0), rows)[0], "devices")
 
-    mapped = over_devices(total, devices, (None, None, 0, 0))
-    return lambda variables: float(mapped(variables, images, plan, weights)) / len(split.images)
+    mapped = over_devices(total, devices)
+    return lambda variables: float(mapped(variables, source, plan, weights)) / float(weights.sum())
+
+
+def _plan(experiment: Experiment, num_images: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows for the sampler, and the weights `[S, B]` of their targets.
+
+    Without a memory it is the whole split in its order, the last batch filled up with images of
+    weight zero; with one, the first batches of an epoch.
+    """
+    size = experiment.train.batch_size
+    if isinstance(experiment.sampler, Epochs):
+        order = np.arange(-(-num_images // size) * size, dtype=np.int32)
+        weights = (order < num_images).astype(np.float32)
+        return np.where(weights > 0, order, 0).reshape(-1, size), weights.reshape(-1, size)
+    plan = experiment.sampler.plan(experiment.seed, 0, num_images, size)[:VALIDATION_BATCHES]
+    return plan, np.ones((len(plan), size), np.float32)

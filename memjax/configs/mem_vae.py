@@ -16,6 +16,7 @@ import dataclasses
 from typing import Any
 
 from memjax.config import DataConfig, Experiment, OptimizerConfig, Reference, TrainConfig
+from memjax.data import Epochs
 from memjax.models.mem_vae import MemVAE
 from memjax.objectives import Pathwise
 
@@ -27,6 +28,7 @@ MNIST = Experiment(
     reference=Reference(PAPER, "Table 1", epochs=EPOCHS),
     model=MemVAE(),
     objective=Pathwise(),
+    sampler=Epochs(),
     dataset="mnist",
     data=DataConfig(merge_validation=True),
 )
@@ -35,6 +37,7 @@ OCR = Experiment(
     reference=Reference(PAPER, "Table 1", epochs=EPOCHS, num_samples=100_000),
     model=MemVAE(hidden=(200, 200), latent=50),
     objective=Pathwise(),
+    sampler=Epochs(),
     dataset="ocr_letters",
     data=DataConfig(binarisation="none"),
 )
@@ -43,6 +46,7 @@ DIGITS = Experiment(
     reference=Reference("-", "8x8 digits of scikit-learn"),
     model=MemVAE(hidden=(200, 200), latent=20),
     objective=Pathwise(),
+    sampler=Epochs(),
     dataset="digits",
     optimizer=OptimizerConfig(constant_epochs=100, decay=0.98),
     train=TrainConfig(num_epochs=200, batch_size=50, save_every=20, log_every=10),

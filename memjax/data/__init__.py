@@ -9,12 +9,17 @@ from memjax.data.arrays import Dataset, Split
 from memjax.data.batches import Binarisation, binarise, epoch_permutation, prepare_images
 from memjax.data.drawings import strokes
 from memjax.data.loading import NAMES, load
+from memjax.data.samplers import Drawn, Epochs, Recall, Sampler
 from memjax.data.splits import SplitOrder
 
 __all__ = [
     "NAMES",
     "Binarisation",
     "Dataset",
+    "Drawn",
+    "Epochs",
+    "Recall",
+    "Sampler",
     "Split",
     "SplitOrder",
     "binarise",

@@ -158,8 +158,9 @@ class MemVAE(nn.Module):
             self._decode(self._draw(encoding, keys), False)[0].output
         ).mean()
 
-    def generate(self, keys: Array) -> Generated:
-        """Means `[B, H, W, C]` of p(x | z) at z drawn from the prior."""
+    def generate(self, keys: Array, context: Array | None = None) -> Generated:
+        """Means `[B, H, W, C]` of p(x | z) at z drawn from the prior; there is no context."""
+        del context
         z = jax.vmap(lambda key: jax.random.normal(key, (self.latent,)))(keys)
         return Generated(self._image_distribution(self._decode(z, False)[0].output).mean())
 

@@ -1,0 +1,127 @@
+"""Which images a training step sees: batches of an epoch, or a memory and targets to find in it.
+
+A sampler is a field of an experiment. Its `plan` is made outside the loop, once an epoch; `draw`
+turns one row of it into places in the split, inside the loop. Both are functions of the seed, the
+epoch and the step, so that a resumed run sees what an uninterrupted one would have seen.
+"""
+
+import dataclasses
+from typing import Any, Protocol
+
+import flax.struct
+import jax
+import numpy as np
+
+from memjax.data.arrays import Split
+from memjax.data.batches import epoch_permutation
+from memjax.errors import InputError
+
+
+@flax.struct.dataclass
+class Drawn:
+    """Places of images in their split.
+
+    Attributes:
+        targets: `[B]` int32.
+        context: `[M]` int32, the memory of the batch, or None.
+        labels: `[B]` int32 classes of the targets, or None.
+        context_labels: `[M]` int32 classes of the memory, or None.
+    """
+
+    targets: jax.Array
+    context: jax.Array | None = None
+    labels: jax.Array | None = None
+    context_labels: jax.Array | None = None
+
+
+class Sampler(Protocol):
+    """What training asks of a sampler; B is `train.batch_size`."""
+
+    def check(self, split: Split, images: str, batch_size: int) -> None:
+        """Raises InputError where the split cannot be sampled so; `images` says what it holds."""
+
+    def steps_per_epoch(self, num_images: int, batch_size: int) -> int:
+        """Returns the number of rows of a plan."""
+
+    def tables(self, split: Split) -> Any:
+        """Returns what `draw` looks up on the device, a tree of arrays."""
+
+    def plan(self, seed: int, epoch: int, num_images: int, batch_size: int) -> np.ndarray:
+        """Returns `[S, X]` int32, one row for each step of an epoch."""
+
+    def draw(self, tables: Any, row: jax.Array, key: jax.Array, batch_size: int) -> Drawn:
+        """Returns the places of one step's images, from its row of the plan and its key."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Epochs:
+    """Every image once an epoch, in a new order each time, without a memory."""
+
+    def check(self, split: Split, images: str, batch_size: int) -> None:
+        _check_batch(split, images, batch_size)
+
+    def steps_per_epoch(self, num_images: int, batch_size: int) -> int:
+        return num_images // batch_size
+
+    def tables(self, split: Split) -> Any:
+        del split
+
+    def plan(self, seed: int, epoch: int, num_images: int, batch_size: int) -> np.ndarray:
+        return _rows(seed, epoch, num_images, batch_size)
+
+    def draw(self, tables: Any, row: jax.Array, key: jax.Array, batch_size: int) -> Drawn:
+        del tables, key, batch_size
+        return Drawn(row)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recall:
+    """A memory of images, new at each step, and targets that are among them.
+
+    The memories of an epoch are disjoint: together they are the training split. Labels say which
+    entry a target is, so that the hit rate is that of the very image.
+
+    Attributes:
+        memory_size: M, images in memory.
+
+    Source: Bornschein et al. 2017, section 4.1, train to recall.
+    """
+
+    memory_size: int = 256
+
+    def check(self, split: Split, images: str, batch_size: int) -> None:
+        _check_batch(split, images, batch_size)
+        if not batch_size <= self.memory_size <= len(split):
+            raise InputError(
+                f"sampler.memory_size: found {self.memory_size}, expected at least the "
+                f"{batch_size} targets of a batch and at most the {len(split)} {images}"
+            )
+
+    def steps_per_epoch(self, num_images: int, batch_size: int) -> int:
+        del batch_size
+        return num_images // self.memory_size
+
+    def tables(self, split: Split) -> Any:
+        del split
+
+    def plan(self, seed: int, epoch: int, num_images: int, batch_size: int) -> np.ndarray:
+        del batch_size
+        return _rows(seed, epoch, num_images, self.memory_size)
+
+    def draw(self, tables: Any, row: jax.Array, key: jax.Array, batch_size: int) -> Drawn:
+        del tables
+        targets = row[jax.random.permutation(key, self.memory_size)[:batch_size]]
+        return Drawn(targets, context=row, labels=targets, context_labels=row)
+
+
+def _check_batch(split: Split, images: str, batch_size: int) -> None:
+    if batch_size > len(split):
+        raise InputError(
+            f"train.batch_size: found {batch_size}, expected at most the {len(split)} {images}"
+        )
+
+
+def _rows(seed: int, epoch: int, num_images: int, size: int) -> np.ndarray:
+    """Consecutive parts of the epoch's permutation; what is left of it is left out."""
+    order = epoch_permutation(seed, epoch, num_images)
+    return order[: num_images // size * size].reshape(-1, size)
