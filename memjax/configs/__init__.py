@@ -3,10 +3,10 @@
 import difflib
 
 from memjax.config import Experiment
-from memjax.configs import mem_vae
+from memjax.configs import mem_vae, vma
 from memjax.errors import InputError
 
-EXPERIMENTS: dict[str, Experiment] = {**mem_vae.EXPERIMENTS}
+EXPERIMENTS: dict[str, Experiment] = {**mem_vae.EXPERIMENTS, **vma.EXPERIMENTS}
 
 
 def get(name: str) -> Experiment:
