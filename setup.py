@@ -41,7 +41,7 @@ TEST = [
 setup(
     name="memjax",
     version="0.1.0",
-    description="Generative models with memory: MEM-VAE, variational memory addressing and AVME",
+    description="Generative models with memory in JAX and Flax: training and evaluation of MEM-VAE",
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",

@@ -1,5 +1,7 @@
 """Several runs side by side: a table and a picture."""
 
+import io
+
 import numpy as np
 import tyro
 from etils import epath
@@ -8,7 +10,7 @@ from memjax.errors import InputError
 from memjax.workdirs import RESULTS
 
 from . import records
-from .likelihood import with_statistics
+from .likelihood import file_name, with_statistics
 from .parameters import count
 from .records import Record
 from .run import Run, Step, open_run
@@ -25,6 +27,8 @@ def compare(
 ) -> str:
     """Print a table of runs that `likelihood` has evaluated, and draw what they generate.
 
+    `difference` is the mean over the same images of a run's log p(x) less that of the first.
+
     Args:
         workdirs: of training runs on the same data set.
         output: the PNG.
@@ -36,34 +40,71 @@ def compare(
         The table.
 
     Raises:
-        InputError: no workdirs, or one without a likelihood.
+        InputError: no workdirs, one without a likelihood, or runs on different data.
     """
     if not workdirs:
         raise InputError("compare: found no workdirs, expected at least one")
     runs = [open_run(workdir, data_dir, step) for workdir in workdirs]
-    table = columns([_HEAD, *(_row(run) for run in runs)])
+    first = runs[0]
+    for run in runs[1:]:
+        if run.dataset.digest() != first.dataset.digest():
+            raise InputError(
+                f"{run.workdir}: is of other images than {first.workdir}, expected runs on the "
+                "same data, divided alike"
+            )
+    table = columns([_HEAD, *(_row(run, first, name) for run, name in _named(runs))])
     path = epath.Path(output)
     save_panels(_panels(runs, num_images), path)
     print(f"{table}\n\npicture: {path}")
     return table
 
 
-_HEAD = ("experiment", "log p(x), nats", "images", "samples", "parameters", "epochs", "training")
+_HEAD = (
+    *("experiment", "log p(x), nats", "difference", "images", "samples"),
+    *("parameters", "epochs", "training"),
+)
 
 
-def _row(run: Run) -> tuple[str, ...]:
+def _named(runs: list[Run]) -> list[tuple[Run, str]]:
+    """Runs by their experiments, or by their folders where an experiment is there twice."""
+    names = [run.experiment.name for run in runs]
+    if len(set(names)) < len(names):
+        names = [run.workdir.name for run in runs]
+    if len(set(names)) < len(names):
+        names = [str(run.workdir) for run in runs]
+    return list(zip(runs, names, strict=True))
+
+
+def _row(run: Run, first: Run, name: str) -> tuple[str, ...]:
     found = _likelihood(run)
     error = "" if found.stderr is None else f" ± {found.stderr:.2f}"
     seconds = (found.trained or {}).get("seconds")
     return (
-        run.experiment.name,
+        name,
         f"{found.value:.2f}{error}",
+        "-" if run is first else _difference(run, first),
         f"{found.num_images:,}",
         f"{found.num_samples:,}",
         f"{count(run.experiment):,}",
         f"{found.epochs:g}",
         "-" if seconds is None else f"{seconds:.0f} s",
     )
+
+
+def _difference(run: Run, first: Run) -> str:
+    """Mean difference to the first run, image by image, with its standard error."""
+    here, there = _likelihood(run), _likelihood(first)
+    # The same images: of the same split, binarised alike.
+    same = ("binarisation_seed", "split_order", "split_seed", "merge_validation")
+    paths = (run.workdir / file_name(here), first.workdir / file_name(there))
+    alike = all(here.protocol.get(name) == there.protocol.get(name) for name in same)
+    alike = alike and here.num_images == there.num_images
+    if not alike or not all(path.exists() for path in paths):
+        return "-"
+    values = [np.load(io.BytesIO(path.read_bytes()))["log_likelihood"] for path in paths]
+    difference = (values[0] - values[1]).astype(np.float64)
+    error = np.std(difference, ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else 0
+    return f"{difference.mean():+.2f} ± {error:.2f}"
 
 
 def _likelihood(run: Run) -> Record:
@@ -86,9 +127,9 @@ def _likelihood(run: Run) -> Record:
 
 def _panels(runs: list[Run], num_images: int) -> dict[str, np.ndarray]:
     panels: dict[str, np.ndarray] = {}
-    for run in runs:
+    for run, name in _named(runs):
         drawn = pictures(with_statistics(run, "pass")[0], num_images)
         panels.setdefault("test images", drawn["test images"])
-        panels[f"{run.experiment.name}: reconstructions"] = drawn["reconstructions"]
-        panels[f"{run.experiment.name}: samples"] = drawn["samples"]
+        panels[f"{name}: reconstructions"] = drawn["reconstructions"]
+        panels[f"{name}: samples"] = drawn["samples"]
     return panels

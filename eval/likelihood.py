@@ -6,9 +6,10 @@ import io
 import json
 import logging
 import math
+import resource
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +20,12 @@ from tqdm import tqdm
 from memjax import data, training, workdirs
 from memjax.errors import InputError
 from memjax.evaluation import Likelihood, log_weights, pass_statistics, summarise
+from memjax.nn import Precision
 from memjax.types import Array, Batch, Variables
 
 from . import records
 from .records import Record
-from .run import Run, Step, open_run
+from .run import Own, Run, Step, open_run
 
 logger = logging.getLogger("memjax")
 TASK = "likelihood"
@@ -45,6 +47,7 @@ def likelihood(
     seed: int = 0,
     batch_size: int = 100,
     chunk_size: int = 50,
+    experiment: Own = None,
 ) -> list[Record]:
     """Estimate log p(x) with importance samples; writes results.json and an .npz in the workdir.
 
@@ -62,9 +65,11 @@ def likelihood(
         seed: of the importance samples.
         batch_size: images together; it changes speed and memory, not the answer.
         chunk_size: samples together; it changes speed and memory, not the answer.
+        experiment: as in `memjax.restore`, for a run of one's own experiment.
 
     Raises:
-        InputError: a number below 1, a split that is not there, or anything wrong with the run.
+        InputError: a number below 1, an unknown choice, a split that is not there, or anything
+            wrong with the run.
     """
     sizes = {"num-samples": num_samples, "batch-size": batch_size, "chunk-size": chunk_size}
     if max_images is not None:
@@ -75,7 +80,14 @@ def likelihood(
     for name, value in {"seed": seed, "binarisation-seed": binarisation_seed}.items():
         if value not in range(2**32):
             raise InputError(f"--{name}: found {value}, expected 0 to {2**32 - 1}")
-    run = open_run(workdir, data_dir, step)
+    for name, choice, choices in (
+        ("batch-norm", batch_norm, ("pass", "moving_average")),
+        ("precision", precision, (None, *get_args(Precision))),
+    ):
+        if choice not in choices:
+            raise InputError(f"--{name}: found {choice!r}, expected one of {choices}")
+    run = open_run(workdir, data_dir, step, experiment)
+    origin = records.here()  # of the code that runs, whatever is edited meanwhile
     records.load(run.workdir / workdirs.RESULTS)  # before the work rather than after it
     if split not in run.dataset.splits:
         raise InputError(
@@ -99,7 +111,9 @@ def likelihood(
         "image_size": list(run.dataset.image_shape),
         "evaluation_seed": seed,
     }
-    written = write(run, found, split, num_samples, numbers, protocol, time.monotonic() - started)
+    common = {"num_samples": num_samples, "protocol": protocol, **origin}
+    common["seconds"] = round(time.monotonic() - started, 1)
+    written = write(run, found, split, numbers, common)
     logger.info("%s", describe(written))
     logger.info("values of each image: %s", run.workdir / file_name(written[0]))
     return written
@@ -200,22 +214,19 @@ def evaluate_split(
 
 
 def write(
-    run: Run,
-    found: Likelihood,
-    split: str,
-    num_samples: int,
-    numbers: list[int],
-    protocol: dict[str, Any],
-    seconds: float,
+    run: Run, found: Likelihood, split: str, numbers: list[int], common: dict[str, Any]
 ) -> list[Record]:
-    """Add the records to results.json and write the per-image values beside it."""
-    common = {
-        "num_samples": num_samples,
-        "num_images": len(found.log_likelihood),
-        "protocol": protocol,
-        "seconds": round(seconds, 1),
-        **records.here(),
-    }
+    """Add the records to results.json and write the per-image values beside it.
+
+    Args:
+        run: that was evaluated.
+        found: `[N]` images.
+        split: of the data set.
+        numbers: of samples, below the last, at which there are bounds.
+        common: fields of all records.
+    """
+    num_samples = common["num_samples"]
+    common = {**common, "num_images": len(found.log_likelihood)}
     curve = np.asarray(found.iwae_bound, dtype=np.float64).mean(axis=-1)
     named = {
         "log_likelihood": found.log_likelihood,
@@ -226,6 +237,9 @@ def write(
         run.record(TASK, split, metric, **_mean_and_error(values), **common)
         for metric, values in named.items()
     ]
+    # Of the whole process so far: data, compilation and the pass over the training set too.
+    gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    new.append(run.record(TASK, split, "peak_memory_gib", value=round(gib, 3), **common))
     new.append(
         run.record(
             TASK,

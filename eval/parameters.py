@@ -35,15 +35,16 @@ def parameters(workdir: str | None = None, results: str | None = None) -> list[R
     Args:
         workdir: of a training run; its count goes to results.json there. Without it the published
             models are counted.
-        results: folder in which the published models' counts go to parameters.json, `results` if
-            not given.
+        results: folder in which the published models' counts go to parameters.json; without it
+            they are printed only.
 
     Raises:
         InputError: not a workdir, a folder that cannot be written, or both given.
     """
     if workdir is None:
         found = [_record(_with_shape(experiment)) for experiment in _published()]
-        records.add(epath.Path(results or "results") / "parameters.json", found)
+        if results is not None:
+            records.add(epath.Path(results) / "parameters.json", found)
     else:
         if results is not None:
             raise InputError("--results: found with --workdir, expected one of the two")

@@ -14,7 +14,7 @@ from memjax.workdirs import METRICS, RESULTS, load_fields
 
 from . import records
 from .records import Record
-from .run import trained
+from .run import joined, trained
 
 CURVE_POINTS = 200
 OF_TRAINING = ("changed", "merge_validation", "split_order", "split_seed")
@@ -75,7 +75,7 @@ def training_curves(workdir: epath.Path, like: Record) -> list[Record]:
     lines = _whole_lines(path.read_text(encoding="utf-8")) if path.exists() else []
     curves = []
     for split, name in (("train", "iwae_bound"), ("valid", "validation_bound")):
-        points = [line for line in lines if name in line]
+        points = [line for line in lines if line.keys() >= {"step", "epoch", name}]
         if points:
             shown = np.linspace(0, len(points) - 1, min(len(points), CURVE_POINTS)).astype(int)
             kept = [points[i] for i in shown]
@@ -89,7 +89,7 @@ def _whole_lines(text: str) -> list[dict[str, Any]]:
     for line in text.splitlines():
         with contextlib.suppress(ValueError):  # cut in half when the process was killed
             found.append(json.loads(line))
-    return found
+    return [line for line in found if isinstance(line, dict)]
 
 
 def _curve(
@@ -107,6 +107,7 @@ def _curve(
         split=split,
         metric="iwae_bound",
         seeds=[fields["seed"]],
+        num_samples=_curve_samples(fields, split),
         epochs=lines[-1]["epoch"],
         steps=lines[-1]["step"],
         protocol={name: value for name, value in like.protocol.items() if name in OF_TRAINING},
@@ -115,6 +116,12 @@ def _curve(
         x=[float(line["epoch"]) for line in lines],
         values=values,
     )
+
+
+def _curve_samples(fields: dict[str, Any], split: str) -> int:
+    if split == "train":
+        return fields["objective"]["num_samples"]
+    return fields["train"]["validation_samples"]
 
 
 def over_seeds(found: list[Record]) -> list[Record]:
@@ -130,17 +137,38 @@ def _mean(group: list[Record]) -> Record:
     first = group[0]
     if len(group) == 1:
         return first
-    seeds = sorted(seed for one in group for seed in one.seeds)
+    common = dataclasses.replace(
+        first,
+        seeds=sorted(seed for one in group for seed in one.seeds),
+        trained=_trained(group),
+        **_origins([vars(one) for one in group]),
+    )
     if first.values is not None:
         curves = np.array([one.values for one in group], dtype=np.float64)
-        return dataclasses.replace(first, seeds=seeds, values=curves.mean(axis=0).tolist())
+        return dataclasses.replace(common, values=curves.mean(axis=0).tolist())
     values = np.array([one.value for one in group], dtype=np.float64)
     errors = [one.stderr for one in group if one.stderr is not None]
     return dataclasses.replace(
-        first,
-        seeds=seeds,
+        common,
         value=float(values.mean()),
         stderr=float(np.mean(errors)) if errors else None,
         stderr_seeds=float(values.std(ddof=1) / np.sqrt(len(values))),
         seconds=sum(one.seconds or 0.0 for one in group),
     )
+
+
+def _origins(group: list[dict[str, Any]]) -> dict[str, Any]:
+    """Commits and machines of several records, or of their training, as one."""
+    dirty = [one.get("dirty") for one in group]
+    return {
+        "commit": joined(one.get("commit") for one in group),
+        "dirty": None if None in dirty else any(dirty),
+        "hardware": joined(one.get("hardware") for one in group),
+    }
+
+
+def _trained(group: list[Record]) -> dict[str, Any] | None:
+    found = [one.trained for one in group if one.trained is not None]
+    if not found:
+        return None
+    return {**_origins(found), "seconds": sum(one.get("seconds", 0.0) for one in found)}

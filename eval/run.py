@@ -2,8 +2,10 @@
 
 import dataclasses
 import json
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
 
+import tyro
 from etils import epath
 
 import memjax
@@ -16,6 +18,8 @@ from memjax.types import Variables
 from .records import Record
 
 Step = int | Literal["latest", "best"]
+# From Python only: an experiment that is not among memjax's own.
+Own = Annotated[Experiment | None, tyro.conf.Suppress]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +52,8 @@ class Run:
     def record(self, task: str, split: str, metric: str, **fields: Any) -> Record:
         """A record of this run; `fields` as in Record."""
         reference = self.experiment.reference
-        changed = config.changed_fields(self.experiment, configs.get(self.experiment.name))
+        base = configs.EXPERIMENTS.get(self.experiment.name, self.experiment)
+        changed = config.changed_fields(self.experiment, base)
         published = reference.value if metric == reference.metric and not changed else None
         protocol = fields.pop("protocol", {}) | ({"changed": changed} if changed else {})
         return Record(
@@ -68,14 +73,19 @@ class Run:
         )
 
 
-def open_run(workdir: str, data_dir: str | None, step: Step = "latest") -> Run:
-    """Load a run and its data.
+def open_run(
+    workdir: str,
+    data_dir: str | None,
+    step: Step = "latest",
+    experiment: Experiment | None = None,
+) -> Run:
+    """Load a run and its data; `experiment` as in `memjax.restore`.
 
     Raises:
         InputError: not a workdir, no such checkpoint, or bad data.
     """
     backend.configure()
-    restored = memjax.restore(workdir, step)
+    restored = memjax.restore(workdir, step, experiment)
     experiment = restored.experiment
     dataset = data.load(
         experiment.dataset,
@@ -95,6 +105,15 @@ def open_run(workdir: str, data_dir: str | None, step: Step = "latest") -> Run:
     )
 
 
+_OF_A_SESSION = {"commit", "dirty", "hardware", "seconds"}
+
+
+def joined(names: Iterable[str | None]) -> str | None:
+    """Each name once; None if one is not known."""
+    found = list(dict.fromkeys(names))
+    return None if None in found else "; ".join(map(str, found))
+
+
 def trained(workdir: epath.Path) -> dict[str, Any] | None:
     """Which code and hardware trained a run, every one that took part, and in how many seconds."""
     path = workdir / workdirs.SESSIONS
@@ -102,14 +121,15 @@ def trained(workdir: epath.Path) -> dict[str, Any] | None:
         return None
     try:
         sessions = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:  # half written, by a run that goes on
+        sessions = [session for session in sessions if session.keys() >= _OF_A_SESSION]
+    except (ValueError, AttributeError, TypeError):  # half written, by a run that goes on
         return None
     if not sessions:
         return None
-    commits = list(dict.fromkeys(session["commit"] for session in sessions))
+    dirty = [session["dirty"] for session in sessions]
     return {
-        "commit": None if None in commits else ", ".join(commits),
-        "dirty": None if None in commits else any(session["dirty"] for session in sessions),
-        "hardware": "; ".join(dict.fromkeys(session["hardware"] for session in sessions)),
+        "commit": joined(session["commit"] for session in sessions),
+        "dirty": None if None in dirty else any(dirty),
+        "hardware": joined(session["hardware"] for session in sessions),
         "seconds": round(sum(session["seconds"] for session in sessions), 1),
     }

@@ -10,7 +10,7 @@ from memjax.errors import InputError
 from memjax.types import Batch
 
 from .likelihood import with_statistics
-from .run import Run, Step, open_run
+from .run import Own, Run, Step, open_run
 
 
 def samples(
@@ -20,6 +20,7 @@ def samples(
     data_dir: str | None = None,
     step: Step = "latest",
     seed: int = 0,
+    experiment: Own = None,
 ) -> epath.Path:
     """Draw images from a trained model, beside test images and their reconstructions.
 
@@ -30,6 +31,7 @@ def samples(
         data_dir: folder with <dataset>.npz files.
         step: latest, best (by validation bound) or the step of a checkpoint.
         seed: of the samples.
+        experiment: as in `memjax.restore`, for a run of one's own experiment.
 
     Returns:
         The path of the picture.
@@ -39,7 +41,7 @@ def samples(
     """
     if seed not in range(2**32):
         raise InputError(f"--seed: found {seed}, expected 0 to {2**32 - 1}")
-    run, _ = with_statistics(open_run(workdir, data_dir, step), "pass")
+    run, _ = with_statistics(open_run(workdir, data_dir, step, experiment), "pass")
     path = epath.Path(output) if output else run.workdir / "samples.png"
     save_panels(pictures(run, num_images, seed), path)
     print(path)

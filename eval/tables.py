@@ -14,25 +14,29 @@ from .text import markdown
 
 Variant = tuple[Experiment, str]  # and the order of its split
 DASH = "-"
+BENCHMARKS = {
+    "epoch_seconds": "an epoch of training",
+    "start_seconds": "start of a process to the checkpoint after its first step",
+}
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 AFTER_TRAINING = """A row is filled by the command in it, and then:
 
 ```
 python -m eval likelihood --workdir DIR
 python -m eval record DIR
-python -m eval tables
+python -m eval tables --readme README.md
 ```"""
 TITLES = {"mnist": "MNIST", "ocr_letters": "OCR letters"}
 # MNIST has an official test set; which OCR letters the papers test on is not known.
 SPLIT_ORDERS = {"mnist": ("contiguous",), "ocr_letters": ("contiguous", "random")}
 
 
-def tables(results: str = "results", readme: str | None = "README.md") -> str:
+def tables(results: str = "results", readme: str | None = None) -> str:
     """Write <results>/README.md from the records in the folder.
 
     Args:
         results: the folder.
-        readme: a page that shows the first tables too, between its marks; none to leave it.
+        readme: a page that shows the first tables too, between its marks.
 
     Returns:
         What was written to <results>/README.md.
@@ -52,24 +56,30 @@ def tables(results: str = "results", readme: str | None = "README.md") -> str:
             likelihoods,
             *_draw_curves(found, folder),
             _batch_norm_table(found),
+            *_benchmark_tables(found),
             _parameters_table(found),
             _runs_table(found),
         ]
     )
     _write(folder / "README.md", page + "\n")
-    if readme is not None and epath.Path(readme).exists():
+    if readme is not None:
         insert(epath.Path(readme), likelihoods)
     print(folder / "README.md")
     return page
 
 
 def insert(path: epath.Path, text: str) -> None:
-    """Put text between the marks of a page; a page without marks stays as it is."""
-    page = path.read_text(encoding="utf-8")
-    if END in page.partition(BEGIN)[2]:
-        before, _, rest = page.partition(BEGIN)
-        after = rest.partition(END)[2]
-        _write(path, f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+    """Put text between the marks of a page.
+
+    Raises:
+        InputError: no such page, or one without the marks.
+    """
+    page = path.read_text(encoding="utf-8") if path.exists() else ""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise InputError(f"{path}: not found or without its marks, expected {BEGIN} and {END}")
+    _write(path, f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
 
 
 def variants() -> list[Variant]:
@@ -97,7 +107,12 @@ def best(found: list[Record], variant: Variant) -> Record | None:
     ]
     return max(
         matching,
-        key=lambda one: (one.epochs, one.num_images, one.num_samples, len(one.seeds)),
+        key=lambda one: (
+            one.epochs or 0,
+            one.num_images or 0,
+            one.num_samples or 0,
+            len(one.seeds),
+        ),
         default=None,
     )
 
@@ -233,8 +248,28 @@ def _parameters_table(found: list[Record]) -> str:
     return f"Number of parameters:\n\n{markdown(rows)}"
 
 
+def _benchmark_tables(found: list[Record]) -> list[str]:
+    rows = [("experiment", "what", "seconds", "rounds", "hardware", "commit")]
+    rows += [
+        (
+            f"`{one.experiment}`",
+            BENCHMARKS.get(one.metric, one.metric),
+            f"{one.value:.2f}",
+            str(one.protocol.get("rounds", DASH)),
+            str(one.hardware),
+            _commit(one.commit, one.dirty),
+        )
+        for one in found
+        if one.task == "benchmark"
+    ]
+    return [f"Times, medians of alternating rounds:\n\n{markdown(rows)}"] if len(rows) > 1 else []
+
+
 def _runs_table(found: list[Record]) -> str:
-    head = ("experiment", "seeds", "steps", "trained on", "seconds", "evaluated with", "commit")
+    head = (
+        *("experiment", "seeds", "steps", "trained on", "seconds", "trained at commit"),
+        *("evaluated with", "evaluated at commit"),
+    )
     rows: list[tuple[str, ...]] = [head]
     rows += [_run_row(v, one) for v in variants() if (one := best(found, v)) is not None]
     return f"Where these numbers come from:\n\n{markdown(rows)}"
@@ -250,9 +285,15 @@ def _run_row(variant: Variant, one: Record) -> tuple[str, ...]:
         f"{one.steps:,}",
         str(trained.get("hardware", DASH)),
         f"{trained.get('seconds', 0):,.0f}",
+        _commit(trained.get("commit"), trained.get("dirty")),
         f"batch norm: {batch_norm}, {precision}, {versions}",
-        (one.commit or DASH)[:10] + (" (changed)" if one.dirty else ""),
+        _commit(one.commit, one.dirty),
     )
+
+
+def _commit(commits: str | None, dirty: bool | None) -> str:
+    short = ", ".join(one[:10] for one in (commits or DASH).split("; "))
+    return short + (" (changed)" if dirty else "")
 
 
 def _write(path: epath.Path, text: str) -> None:

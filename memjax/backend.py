@@ -3,6 +3,9 @@
 import os
 
 import jax
+import jax.numpy as jnp
+
+from memjax.errors import InputError
 
 # XLA 0.10 hands small element-wise operations on a CPU to a thread pool that costs more than they
 # do: without these fusions a step of MEM-VAE takes about half the time. Later versions are
@@ -14,7 +17,12 @@ def configure() -> None:
     """Add the setting to `XLA_FLAGS`, unless the user has made one.
 
     It has no effect on other backends than the CPU, nor after the first computation.
+
+    Raises:
+        InputError: 64-bit numbers are on, with which the same seed draws other noise.
     """
+    if jnp.result_type(float) == jnp.float64:
+        raise InputError("JAX_ENABLE_X64: found on, expected off: memjax computes in float32")
     flags = os.environ.get("XLA_FLAGS", "")
     # XLA ends the process at a flag it does not know, so only versions that need it are given it.
     if _FLAG not in flags and jax.__version_info__ < (0, 11):

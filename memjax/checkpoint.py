@@ -8,6 +8,8 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
+from memjax.errors import InputError
+
 METRIC = "validation_bound"
 FOLDER = "checkpoints"
 NEWEST_KEPT = 3
@@ -68,13 +70,24 @@ class Checkpoints:
         """The state of a step, with the structure, shapes and dtypes of `like`.
 
         `like` may hold a part of what was saved: evaluation leaves the optimiser on disk.
+
+        Raises:
+            InputError: the checkpoint is damaged, or of another model.
         """
         # Restored to this host's first device, from where pmap sends it to all.
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), like)
         placed = jax.tree.map(lambda _: ocp.ArrayRestoreArgs(sharding=device), abstract)
         arguments = ocp.args.PyTreeRestore(abstract, restore_args=placed, partial_restore=True)
-        return self._manager.restore(step, args=arguments)
+        try:
+            return self._manager.restore(step, args=arguments)
+        except Exception as error:  # of many kinds: orbax, tensorstore, the file system
+            others = ", ".join(str(other) for other in self.steps() if other != step) or "none"
+            raise InputError(
+                f"{self._manager.directory / str(step)}: cannot be restored "
+                f"({_first_line(error)}), expected a whole checkpoint of this model; other steps "
+                f"saved: {others}"
+            ) from error
 
     def steps(self) -> list[int]:
         """The steps that are saved, in order."""
@@ -93,6 +106,21 @@ class Checkpoints:
     def close(self) -> None:
         """Wait until everything is on disk."""
         self._manager.close()
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def latest_step(workdir: str) -> int | None:
+    """The newest step that a workdir holds, or None."""
+    if not (epath.Path(workdir) / FOLDER).exists():
+        return None
+    checkpoints = Checkpoints(workdir, create=False)
+    try:
+        return checkpoints.latest_step()
+    finally:
+        checkpoints.close()
 
 
 def _validation_bound(metrics: dict[str, float]) -> float:

@@ -170,6 +170,15 @@ def defaults_of(node: Any) -> dict[str, Any]:
     return defaults
 
 
+def filled(defaults: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested fields, with the defaults of those that are missing."""
+    together = {**defaults, **fields}
+    for name, default in defaults.items():
+        if isinstance(default, Mapping) and isinstance(together[name], Mapping):
+            together[name] = filled(default, together[name])
+    return together
+
+
 def with_fields(node: Any, fields: Mapping[str, Any], path: str = "") -> Any:
     """A dataclass with some of its fields replaced by JSON values, the inverse of `fields_of`.
 

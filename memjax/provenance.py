@@ -37,11 +37,11 @@ def versions() -> dict[str, str]:
 
 
 def source() -> dict[str, Any]:
-    """`commit` and `dirty` of the clone this code runs from; None for an installed package."""
+    """`commit` and `dirty` of the clone this code runs from; None where that is not known."""
     root = Path(__file__).parent.parent
     commit = _git(root, "rev-parse", "HEAD") if (root / ".git").exists() else None
-    dirty = bool(_git(root, "status", "--porcelain", "--", *CODE)) if commit else None
-    return {"commit": commit, "dirty": dirty}
+    changes = _git(root, "status", "--porcelain", "--", *CODE) if commit else None
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 
 def _usable_cores() -> int:

@@ -42,8 +42,10 @@ def restore(
     """
     fields = workdirs.load_fields(workdir)
     base = configs.get(fields["name"]) if experiment is None else experiment
-    found = config.with_fields(base, fields)
+    found = config.with_fields(base, config.filled(config.defaults_of(base), fields))
     config.check_kinds(found)
+    if found.model.image_shape is None:
+        raise InputError(f"{workdir}: found no model.image_shape, expected that of the images")
     model = found.model.clone(precision=found.train.precision)
     if not (epath.Path(workdir) / FOLDER).exists():
         raise InputError(f"{workdir}: has no checkpoint yet, expected a run that has saved one")

@@ -51,14 +51,18 @@ def load_fields(workdir: str) -> dict[str, Any]:
 
 def _load(workdir: str) -> dict[str, Any]:
     path = epath.Path(workdir) / CONFIG
-    if not path.exists():
+    try:
+        found = path.exists()
+    except ImportError as error:  # the library for this kind of bucket
+        raise InputError(f"{workdir}: {error}, expected that library or a local folder") from error
+    if not found:
         raise InputError(f"{path}: not found, expected the workdir of a training run")
     try:
         document = json.loads(path.read_text())
         version = document["format_version"]
         if not isinstance(document["fields"]["name"], str):
             raise TypeError
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OSError) as error:
         raise InputError(f"{path}: expected a memjax configuration in JSON") from error
     if version != FORMAT_VERSION:
         raise InputError(
@@ -79,7 +83,7 @@ def check_same_data(dataset: str, data_digest: str, workdir: str) -> None:
         InputError: the images differ.
     """
     expected = _load(workdir).get("data_sha256")
-    if expected not in (None, data_digest):
+    if isinstance(expected, str) and expected != data_digest:
         raise InputError(
             f"{dataset}: holds images with SHA-256 {data_digest[:12]}, expected those that the run "
             f"in {workdir} was trained on, {expected[:12]}"

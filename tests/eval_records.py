@@ -36,7 +36,12 @@ def record(experiment: str = "vae_mnist", **fields: Any) -> Record:
             "commit": "0123456789abcdef",
             "dirty": False,
             "seconds": 100.0,
-            "trained": {"hardware": "2 cores of a test", "seconds": 1234.5},
+            "trained": {
+                "hardware": "2 cores of a test",
+                "seconds": 1234.5,
+                "commit": "fedcba9876543210; abcdef0123456789",
+                "dirty": True,
+            },
             "paper": -85.67,
             "paper_epochs": 3000,
             **fields,

@@ -60,7 +60,7 @@ def test_help_of_every_task(command: Command, task: str) -> None:
     assert code == 0
     assert TASKS[task].__doc__.splitlines()[0].rstrip(".") in " ".join(out.split())
     for option in TASKS[task].__annotations__:
-        if option not in ("return", "workdirs"):
+        if option not in ("return", "workdirs", "experiment"):
             assert f"--{option.replace('_', '-')}" in out
 
 

@@ -1,5 +1,6 @@
 """eval likelihood: what it writes, what that depends on, and what it refuses."""
 
+import dataclasses
 import json
 import logging
 import shutil
@@ -108,7 +109,10 @@ def test_every_field_of_the_schema_is_written(evaluated: Path) -> None:
             },
         }
     metrics = [record["metric"] for record in written]
-    assert metrics == ["log_likelihood", "elbo", "effective_sample_size", "iwae_bound"]
+    assert metrics == [
+        *("log_likelihood", "elbo", "effective_sample_size", "peak_memory_gib", "iwae_bound")
+    ]
+    assert 0.1 < result(evaluated, "peak_memory_gib")["value"] < 100
 
 
 def test_values_and_errors_are_those_of_the_images(evaluated: Path) -> None:
@@ -172,14 +176,14 @@ def test_the_same_evaluation_replaces_and_another_adds(evaluated: Path, tmp_path
         likelihood(str(workdir), **(SMALL | {"batch_size": 100, "chunk_size": 50}))
         again = results(workdir)
         likelihood(str(workdir), **SMALL, batch_norm="moving_average")
-    assert len(again) == len(before) == 4
+    assert len(again) == len(before) == 5
     for old, new in zip(before, again, strict=True):
         assert old["metric"] == new["metric"]
-        if new["value"] is not None and new["metric"] != "effective_sample_size":
+        if new["metric"] in ("log_likelihood", "elbo"):
             assert new["value"] == pytest.approx(old["value"], rel=1e-6)
 
-    assert results(workdir)[:4] == again
-    assert len(results(workdir)) == 8
+    assert results(workdir)[:5] == again
+    assert len(results(workdir)) == 10
     passed = result(workdir, "log_likelihood", batch_norm="pass")["value"]
     averaged = result(workdir, "log_likelihood", batch_norm="moving_average")["value"]
     # After twenty steps the averages still hold most of their start.
@@ -231,7 +235,7 @@ def test_grey_levels_are_not_binarised_where_training_did_not(workdir: Path) -> 
     found = [likelihood(str(workdir), **few, binarisation_seed=seed)[0] for seed in (0, 1)]
     assert found[0].value == found[1].value
     assert found[0].protocol["binarisation_seed"] is None
-    assert len(results(workdir)) == 4
+    assert len(results(workdir)) == 5
 
 
 @pytest.mark.parametrize(("split", "size"), [("valid", 250), ("train", 1297)])
@@ -265,7 +269,7 @@ def test_checkpoint_of_the_step_is_evaluated(workdir: Path) -> None:
     found = [likelihood(str(workdir), step=step, **few)[0] for step in (first, last)]
     assert [(record.steps, record.epochs) for record in found] == [(first, 1), (last, 2)]
     assert found[0].value < found[1].value  # it has learnt something
-    assert len(results(workdir)) == 8
+    assert len(results(workdir)) == 10
     assert len(list(workdir.glob("*.npz"))) == 2  # neither took the other's place
 
 
@@ -283,6 +287,17 @@ def test_statistics_of_a_part_of_the_training_set_are_said(
     assert "batch statistics of the first 100 of 1297 images" in caplog.text
 
 
+def test_an_experiment_of_ones_own(workdir: Path, run: eval_runs.Trained) -> None:
+    eval_runs.edit_config(workdir, name="mine")
+    few = {"num_samples": 2, "max_images": 2, "batch_norm": "moving_average"}
+    with pytest.raises(InputError, match="experiment 'mine': unknown"):
+        likelihood(str(workdir), **few)
+    mine = dataclasses.replace(run.experiment, name="mine")
+    found = likelihood(str(workdir), **few, experiment=mine)[0]
+    assert found.experiment == "mine"
+    assert "changed" not in found.protocol
+
+
 # ---- what is refused
 
 
@@ -293,6 +308,8 @@ def test_statistics_of_a_part_of_the_training_set_are_said(
         ({"chunk_size": 0}, "--chunk-size: found 0, expected at least 1"),
         ({"batch_size": -2}, "--batch-size: found -2, expected at least 1"),
         ({"max_images": 0}, "--max-images: found 0, expected at least 1"),
+        ({"batch_norm": "foo"}, "--batch-norm: found 'foo', expected one of"),
+        ({"precision": "foo"}, "--precision: found 'foo', expected one of"),
         ({"step": 3}, "no checkpoint of step 3, expected one of"),
     ],
 )

@@ -16,7 +16,12 @@ from tests.runs import contents
 def made_up(folder: Path, found: list[Record], metrics: str | None = None) -> Path:
     """A workdir with these results, and what `record` reads of the run itself."""
     eval_records.write(folder / "results.json", found)
-    fields = {"name": found[0].experiment, "seed": max([0, *found[-1].seeds])}
+    fields = {
+        "name": found[0].experiment,
+        "seed": max([0, *found[-1].seeds]),
+        "objective": {"num_samples": 3},
+        "train": {"validation_samples": 5},
+    }
     (folder / "config.json").write_text(json.dumps({"format_version": 1, "fields": fields}))
     if metrics is not None:
         (folder / "metrics.jsonl").write_text(metrics)
@@ -79,6 +84,7 @@ def test_training_curves_come_along(evaluated: list[Path], tmp_path: Path) -> No
         assert curves[split].x == [1, 2]
         assert curves[split].seeds == [0, 1]
         assert curves[split].metric == "iwae_bound"
+        assert curves[split].num_samples == {"train": 1, "valid": 5}[split]
         assert (curves[split].epochs, curves[split].steps) == (2, 2 * eval_runs.STEPS_PER_EPOCH)
         expected = np.mean([[line[name] for line in run] for run in lines], axis=0)
         np.testing.assert_allclose(curves[split].values, expected, atol=1e-4)
@@ -204,11 +210,29 @@ def test_curves_over_other_epochs_stay_apart(tmp_path: Path) -> None:
     assert curves == {(0,): [1, 2, 3, 4, 5, 6, 7, 8], (1,): [2, 4, 6, 8]}
 
 
-def test_a_line_cut_in_half_is_left_out(tmp_path: Path) -> None:
-    text = metrics(range(1, 4)) + '{"step": 2400, "epo'
+@pytest.mark.parametrize("line", ['{"step": 2400, "epo', '{"iwae_bound": 3}', "5", "[]"])
+def test_a_line_that_is_not_whole_is_left_out(tmp_path: Path, line: str) -> None:
+    text = metrics(range(1, 4)) + line
     workdir = made_up(tmp_path / "run", [eval_records.record()], text)
     found = record((str(workdir),), results=str(tmp_path / "results"))
     assert of_metric(found, "iwae_bound", "training").x == [1, 2, 3]
+
+
+def test_origins_of_all_seeds_are_kept(tmp_path: Path) -> None:
+    trained = {"commit": "aaa", "dirty": False, "hardware": "a card", "seconds": 2.0}
+    workdirs = [
+        seed(tmp_path, 0, -86, trained=trained),
+        seed(tmp_path, 1, -85, commit="fff", hardware="another", dirty=True),
+    ]
+    (found,) = record(tuple(map(str, workdirs)), results=str(tmp_path / "results"))
+    assert (found.commit, found.dirty) == ("0123456789abcdef; fff", True)
+    assert found.hardware == "1 core of a test; another"
+    assert found.trained == {
+        "commit": "aaa; fedcba9876543210; abcdef0123456789",
+        "dirty": True,
+        "hardware": "a card; 2 cores of a test",
+        "seconds": 1236.5,
+    }
 
 
 # ---- what is refused

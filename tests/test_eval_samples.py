@@ -91,16 +91,38 @@ def test_compare_prints_a_table_and_draws(
     found = eval_records.read(evaluated / "results.json")[0]
     head, row = table.splitlines()
     assert head.split() == [
-        *("experiment", "log", "p(x),", "nats", "images", "samples"),
+        *("experiment", "log", "p(x),", "nats", "difference", "images", "samples"),
         *("parameters", "epochs", "training"),
     ]
     assert row.split() == [
         *("mem_vae_digits", f"{found.value:.2f}", "±", f"{found.stderr:.2f}"),
-        *(f"{eval_runs.IMAGES}", f"{eval_runs.K}"),
+        *("-", f"{eval_runs.IMAGES}", f"{eval_runs.K}"),
         *(f"{eval_runs.NUM_PARAMETERS:,}", "2", f"{found.trained['seconds']:.0f}", "s"),
     ]
     for third in np.array_split(pixels(output), 3, axis=1):
         assert len(np.unique(third)) > 20
+
+
+def test_compare_tells_runs_of_one_experiment_apart(evaluated: Path, tmp_path: Path) -> None:
+    other = eval_runs.evaluated(evaluated.parent, seed=1)
+    output = tmp_path / "comparison.png"
+    table = compare((str(evaluated), str(other)), output=str(output), num_images=4)
+    _, first, second = table.splitlines()
+    assert [first.split()[0], second.split()[0]] == [evaluated.name, other.name]
+    values = []
+    for workdir in (evaluated, other):
+        (path,) = workdir.glob("*.npz")
+        values.append(np.load(path)["log_likelihood"].astype(float))
+    difference = values[1] - values[0]
+    error = difference.std(ddof=1) / np.sqrt(eval_runs.IMAGES)
+    assert f"{difference.mean():+.2f} ± {error:.2f}" in second
+    assert pixels(output).shape[1] > 1.5 * pixels(output).shape[0]
+
+
+def test_compare_refuses_other_data(evaluated: Path, workdir: Path, tmp_path: Path) -> None:
+    eval_runs.edit_config(workdir, data={"split_order": "random"})
+    with pytest.raises(InputError, match=r"is of other images than .*, expected runs on the same"):
+        compare((str(evaluated), str(workdir)), output=str(tmp_path / "comparison.png"))
 
 
 def test_compare_without_a_likelihood_names_the_command(workdir: Path, tmp_path: Path) -> None:

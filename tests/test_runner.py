@@ -192,12 +192,36 @@ def test_fewer_epochs_than_trained_are_refused(uninterrupted: Run, workdir: Path
     assert runs.contents(workdir) == before
 
 
-def test_a_run_whose_checkpoints_are_gone_is_refused(uninterrupted: Run, workdir: Path) -> None:
+@pytest.mark.parametrize("folder_too", [True, False])
+def test_a_run_whose_checkpoints_are_gone_is_refused(
+    uninterrupted: Run, workdir: Path, folder_too: bool
+) -> None:
     shutil.rmtree(workdir / "checkpoints")
+    if not folder_too:
+        (workdir / "checkpoints").mkdir()
     before = runs.contents(workdir)
     with pytest.raises(InputError, match=r"holds a run of 12 steps without its checkpoints, exp"):
         train.run(uninterrupted.experiment, str(workdir))
     assert runs.contents(workdir) == before
+
+
+# What orbax had begun is left to the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.filterwarnings("ignore:coroutine:RuntimeWarning")
+def test_a_damaged_checkpoint_is_said(uninterrupted: Run, workdir: Path) -> None:
+    newest = workdir / "checkpoints" / str(runs.STEPS)
+    for path in newest.rglob("d/*"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(
+        InputError, match=r"(?s)checkpoints/12: cannot be restored .*other steps saved: \d"
+    ):
+        train.run(uninterrupted.experiment, str(workdir))
+
+
+@pytest.mark.parametrize("text", ["[{}]", '{"a": 1}', "5", "[5]"])
+def test_sessions_that_are_none_are_left_out(uninterrupted: Run, workdir: Path, text: str) -> None:
+    (workdir / "sessions.json").write_text(text)
+    runs.assert_same_bits(train.run(uninterrupted.experiment, str(workdir)), uninterrupted.state)
 
 
 def test_another_experiment_is_refused(uninterrupted: Run, workdir: Path) -> None:
@@ -240,6 +264,7 @@ def test_a_folder_that_cannot_be_is_refused(images: Path, tmp_path: Path, below:
         ("optimizer.clip_element", -1.0, r"optimizer.clip_element: found -1.0, expected at least"),
         ("seed", -1, r"seed: found -1, expected 0 to 4294967295"),
         ("seed", 2**32, r"seed: found 4294967296, expected 0 to"),
+        ("data.split_seed", -1, r"data.split_seed: found -1, expected 0 to 4294967295"),
         ("data.binarisation", "sometimes", r"^data.binarisation: found 'sometimes', expected one"),
         ("model.attention", "hard", r"^model.attention: found 'hard', expected one of sigmoid"),
         ("train.precision", "float16", r"^train.precision: found 'float16', expected one of fl"),

@@ -180,8 +180,9 @@ def test_where_numbers_come_from(results: Path) -> None:
         "steps": "1,800,000",
         "trained on": "2 cores of a test",
         "seconds": "1,234",
+        "trained at commit": "fedcba9876, abcdef0123 (changed)",
         "evaluated with": "batch norm: pass, float32, jax 0.10.2",
-        "commit": "0123456789 (changed)",
+        "evaluated at commit": "0123456789 (changed)",
     }
 
 
@@ -257,12 +258,14 @@ def test_only_the_marked_part_of_the_page_changes(results: Path, tmp_path: Path)
 def test_a_page_without_marks_is_left_alone(results: Path, tmp_path: Path, text: str) -> None:
     readme = tmp_path / "README.md"
     readme.write_text(text)
-    tables(str(results), str(readme))
+    with pytest.raises(InputError, match=r"README.md: not found or without its marks, expected <"):
+        tables(str(results), str(readme))
     assert readme.read_text() == text
 
 
 def test_a_missing_page_is_not_made(results: Path, tmp_path: Path) -> None:
-    tables(str(results), str(tmp_path / "README.md"))
+    with pytest.raises(InputError, match=r"README.md: not found or without its marks, expected <"):
+        tables(str(results), str(tmp_path / "README.md"))
     assert not (tmp_path / "README.md").exists()
 
 

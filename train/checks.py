@@ -54,10 +54,9 @@ def check_fields(experiment: Experiment) -> None:
     for name, decay in (("b1", experiment.optimizer.b1), ("b2", experiment.optimizer.b2)):
         if not 0 <= decay < 1:
             raise InputError(f"optimizer.{name}: found {decay}, expected at least 0, less than 1")
-    if jnp.result_type(float) == jnp.float64:
-        raise InputError("JAX_ENABLE_X64: found on, expected off: memjax computes in float32")
-    if experiment.seed not in range(2**32):
-        raise InputError(f"seed: found {experiment.seed}, expected 0 to {2**32 - 1}")
+    for name, seed in (("seed", experiment.seed), ("data.split_seed", experiment.data.split_seed)):
+        if seed not in range(2**32):
+            raise InputError(f"{name}: found {seed}, expected 0 to {2**32 - 1}")
 
 
 def check_data(experiment: Experiment, dataset: Dataset) -> None:
@@ -154,18 +153,18 @@ def prepare_workdir(experiment: Experiment, dataset: Dataset, workdir: str) -> N
 
 
 def _check_progress(experiment: Experiment, dataset: Dataset, path: epath.Path) -> None:
-    steps_per_epoch = experiment.sampler.steps_per_epoch(
-        len(dataset.splits["train"]), experiment.train.batch_size
-    )
     saved = sessions.load(path / workdirs.SESSIONS)
-    if not saved:
-        return
-    if not (path / checkpoint.FOLDER).exists():
+    folder = path / checkpoint.FOLDER
+    # A first checkpoint that a kill cut short leaves a folder of its own, and is begun anew.
+    if saved and not (folder.exists() and any(folder.iterdir())):
         raise InputError(
             f"{path}: holds a run of {saved[-1]['last_step']} steps without its "
             f"{checkpoint.FOLDER}, expected them, or another workdir to begin anew"
         )
-    last = saved[-1]["last_step"]
+    steps_per_epoch = experiment.sampler.steps_per_epoch(
+        len(dataset.splits["train"]), experiment.train.batch_size
+    )
+    last = checkpoint.latest_step(str(path)) or 0
     if last > experiment.train.num_epochs * steps_per_epoch:
         raise InputError(
             f"train.num_epochs: found {experiment.train.num_epochs}, expected at least the "

@@ -8,12 +8,15 @@ from etils import epath
 
 from memjax import provenance, workdirs
 
+NEEDED = {"first_step", "last_step", "seconds", "commit", "dirty", "hardware"}
+
 
 def load(path: epath.Path) -> list[dict[str, Any]]:
-    """The entries of an earlier part of the run, none where a kill left half a file."""
+    """The whole entries of an earlier part of the run, none where a kill left half a file."""
     try:
-        return json.loads(path.read_text()) if path.exists() else []
-    except ValueError:
+        found = json.loads(path.read_text()) if path.exists() else []
+        return [entry for entry in found if entry.keys() >= NEEDED]
+    except (ValueError, AttributeError, TypeError):
         return []
 
 
@@ -26,6 +29,8 @@ class Session:
         earlier = load(self._path)
         self._earlier = [entry for entry in earlier if entry["first_step"] < first_step]
         self._entry = {"first_step": first_step, **provenance.describe()}
+        if len(self._earlier) < len(earlier):
+            self._write(self._earlier)
         self._started = time.monotonic()
 
     def saved(self, step: int) -> None:
@@ -34,4 +39,7 @@ class Session:
             return
         self._entry["last_step"] = step
         self._entry["seconds"] = round(time.monotonic() - self._started, 1)
-        workdirs.write_whole(self._path, json.dumps([*self._earlier, self._entry], indent=2) + "\n")
+        self._write([*self._earlier, self._entry])
+
+    def _write(self, entries: list[dict[str, Any]]) -> None:
+        workdirs.write_whole(self._path, json.dumps(entries, indent=2) + "\n")

@@ -56,7 +56,8 @@ def load(
 
     Files come from data_dir, else from the folder that MEMJAX_DATA_DIR names, else (or where that
     folder has no `<name>.npz`; omniglot105.npz for omniglot) from their published addresses.
-    `digits` and `strokes` need none.
+    `digits` and `strokes` need none. The user's own file is looked for in the data folder where it
+    is not at its path.
 
       name              train   valid   test
       mnist             50,000  10,000  10,000   official test set
@@ -79,7 +80,7 @@ def load(
     Raises InputError for an unknown name and for whatever is wrong with a file.
     """
     if name.endswith(".npz"):
-        return _load_own(name, merge_validation, split_order, split_seed)
+        return _load_own(name, data_dir, merge_validation, split_order, split_seed)
     if name not in RECIPES:
         near = difflib.get_close_matches(name.lower(), NAMES, n=3, cutoff=0.4) or NAMES
         raise InputError(
@@ -128,9 +129,16 @@ def data_folder(data_dir: str | None) -> Path | None:
 
 
 def _load_own(
-    name: str, merge_validation: bool, split_order: SplitOrder, split_seed: int
+    name: str,
+    data_dir: str | None,
+    merge_validation: bool,
+    split_order: SplitOrder,
+    split_seed: int,
 ) -> Dataset:
-    images = read_own(Path(name).expanduser())
+    path, folder = Path(name).expanduser(), data_folder(data_dir)
+    if folder is not None and not path.exists() and (folder / path.name).exists():
+        path = folder / path.name
+    images = read_own(path)
     tenth = max(1, len(images) // 10)
     splits = divide(
         {"pool": images},

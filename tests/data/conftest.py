@@ -8,8 +8,6 @@ from pathlib import Path
 
 import pytest
 
-_BESIDE = Path(__file__).resolve().parents[3] / "shared" / "data"
-
 
 class Server:
     """Serves `files` (name -> bytes) on 127.0.0.1 and notes what was asked for.
@@ -71,7 +69,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture(scope="session")
 def real_folder() -> Path:
     """The folder of real files, or a skip."""
-    folder = Path(os.environ.get("MEMJAX_DATA_DIR") or _BESIDE)
-    if not folder.is_dir():
+    named = os.environ.get("MEMJAX_DATA_DIR")
+    folder = Path(named or "")
+    if not named or not folder.is_dir():
         pytest.skip("no data folder: set MEMJAX_DATA_DIR to one with mnist.npz and the others")
     return folder
