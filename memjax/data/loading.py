@@ -22,7 +22,8 @@ from memjax.data.drawings import STROKES
 from memjax.data.frey_faces import FREY_FACES
 from memjax.data.mnist import BINARIZED_MNIST, MNIST
 from memjax.data.ocr_letters import OCR_LETTERS
-from memjax.data.omniglot import OMNIGLOT, OMNIGLOT_BURDA28
+from memjax.data.omniglot import OMNIGLOT
+from memjax.data.omniglot_burda import OMNIGLOT_BURDA28
 from memjax.data.own import read_own
 from memjax.data.recipe import Recipe
 from memjax.data.splits import SplitOrder, divide
