@@ -3,11 +3,21 @@
 dataset = load("mnist", "path/to/data")         # bytes, divided
 order = epoch_permutation(seed, epoch, 50_000)  # outside the scan
 images = prepare_images(...)                    # inside it: floats, binarised
+episode = draw_episode(key, class_table(labels), ways=8, shots=4, targets_per_class=4)
 """
 
 from memjax.data.arrays import Dataset, Split
 from memjax.data.batches import Binarisation, binarise, epoch_permutation, prepare_images
 from memjax.data.drawings import strokes
+from memjax.data.episodes import (
+    ClassTable,
+    Episode,
+    check_episode,
+    check_set,
+    class_table,
+    draw_episode,
+    draw_set,
+)
 from memjax.data.loading import NAMES, load
 from memjax.data.samplers import Drawn, Epochs, Recall, Sampler
 from memjax.data.splits import SplitOrder
@@ -15,14 +25,21 @@ from memjax.data.splits import SplitOrder
 __all__ = [
     "NAMES",
     "Binarisation",
+    "ClassTable",
     "Dataset",
     "Drawn",
+    "Episode",
     "Epochs",
     "Recall",
     "Sampler",
     "Split",
     "SplitOrder",
     "binarise",
+    "check_episode",
+    "check_set",
+    "class_table",
+    "draw_episode",
+    "draw_set",
     "epoch_permutation",
     "load",
     "prepare_images",

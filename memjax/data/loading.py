@@ -5,7 +5,8 @@ The data folder may hold these files, all arrays uint8 (labels may be any intege
   mnist.npz             train_images [N, 28, 28], train_labels [N], test_images, test_labels
   binarized_mnist.npz   train [N, 28, 28], valid, test, of 0 and 1
   omniglot105.npz       images_packed [1623, 20, 1379], the bits of 105x105 images, 1 = ink;
-                        class_split [1623], 0 background and 1 evaluation
+                        class_split [1623], 0 background and 1 evaluation; for omniglot26 also
+                        alphabet_names [50], text, and class_alphabet [1623], places in it
   omniglot_burda28.npz  as mnist.npz; the labels may be missing
   ocr_letters.npz       images [52152, 16, 8] of 0 and 1, labels [52152]
   frey_faces.npz        images [1965, 28, 20] of 0..238
@@ -22,7 +23,8 @@ from memjax.data.drawings import STROKES
 from memjax.data.frey_faces import FREY_FACES
 from memjax.data.mnist import BINARIZED_MNIST, MNIST
 from memjax.data.ocr_letters import OCR_LETTERS
-from memjax.data.omniglot import OMNIGLOT, OMNIGLOT_BURDA28
+from memjax.data.omniglot import OMNIGLOT, OMNIGLOT26, OMNIGLOT28
+from memjax.data.omniglot_burda import OMNIGLOT_BURDA28
 from memjax.data.own import read_own
 from memjax.data.recipe import Recipe
 from memjax.data.splits import SplitOrder, divide
@@ -34,6 +36,8 @@ RECIPES: dict[str, Recipe] = {
         MNIST,
         BINARIZED_MNIST,
         OMNIGLOT,
+        OMNIGLOT26,
+        OMNIGLOT28,
         OMNIGLOT_BURDA28,
         OCR_LETTERS,
         FREY_FACES,
@@ -55,14 +59,17 @@ def load(
     """Loads a data set: one of `NAMES`, or the user's own `path/to/file.npz` (see `read_own`).
 
     Files come from data_dir, else from the folder that MEMJAX_DATA_DIR names, else (or where that
-    folder has no `<name>.npz`; omniglot105.npz for omniglot) from their published addresses.
-    `digits` and `strokes` need none. The user's own file is looked for in the data folder where it
-    is not at its path.
+    folder has no `<name>.npz`; omniglot105.npz for omniglot, omniglot26 and omniglot28) from their
+    published addresses. `digits` and `strokes` need none. The user's own file is looked for in the
+    data folder where it is not at its path.
 
       name              train   valid   test
       mnist             50,000  10,000  10,000   official test set
       binarized_mnist   50,000  10,000  10,000   all three official, no labels
       omniglot          19,280       -  13,180   official: 964 background, 659 evaluation classes
+      omniglot26        29,580       -   2,880   45 alphabets, 5 (Syriac_(Serto), Sylheti, Tengwar,
+                                                 Tibetan, ULOG): 1,479 classes, 144
+      omniglot28        19,280       -  13,180   as omniglot
       omniglot_burda28  24,345       -   8,070   official
       ocr_letters       32,152  10,000  10,000
       frey_faces         1,865       -     100
@@ -71,11 +78,11 @@ def load(
       path/to/file.npz     80%     10%     10%
 
     split_order "contiguous" cuts these in the order of the file; "random" first permutes what has
-    no official test set, or train and valid together where there is one (omniglot and strokes by
-    whole classes), as split_seed says. Neighbours in a file resemble each other: letters of one
-    word in ocr_letters, frames of one film in frey_faces. So a random split of these is easier
-    than a contiguous one; the papers divide frey_faces at random. merge_validation adds valid to
-    train, and there is no "valid" then.
+    no official test set, or train and valid together where there is one (omniglot, omniglot26,
+    omniglot28 and strokes by whole classes), as split_seed says. Neighbours in a file resemble each
+    other: letters of one word in ocr_letters, frames of one film in frey_faces. So a random split
+    of these is easier than a contiguous one; the papers divide frey_faces at random.
+    merge_validation adds valid to train, and there is no "valid" then.
 
     Raises InputError for an unknown name and for whatever is wrong with a file.
     """

@@ -1,32 +1,39 @@
-"""Omniglot: the original drawings (Lake et al. 2015), and those of Burda et al. (2016)."""
+"""Omniglot: the original drawings (Lake et al. 2015), and smaller ones made from them.
 
+The smaller ones are for few-shot learning: `omniglot26` as in Bornschein et al. (2017, section
+4.2), `omniglot28` as in Bartunov and Vetrov (2016).
+"""
+
+import dataclasses
 import io
 import re
 import zipfile
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from memjax.data.arrays import Split
+from memjax.data.arrays import Split, join
 from memjax.data.download import Source
-from memjax.data.files import DAMAGE, Npz, load_mat, one_line, read_bytes
+from memjax.data.files import DAMAGE, Npz, describe, one_line, read_bytes
 from memjax.data.recipe import Parts, Recipe
 from memjax.errors import InputError
 
 _SIDE = 105
-_CLASSES = 1623
 _ZIPS = "https://github.com/brendenlake/omniglot/raw/master/python/images_"
-_BURDA = "https://github.com/yburda/iwae/raw/master/datasets/OMNIGLOT/chardata.mat"
+# The last five of the 50, with 144 of the 1,623 classes.
+_TEST_ALPHABETS = ("Syriac_(Serto)", "Sylheti", "Tengwar", "Tibetan", "ULOG")
 # 0965_07.png is the seventh drawing of character 965; numbers run through both zips.
 _DRAWING = re.compile(r"(?:^|/)(\d{4})_(\d{2})\.png$")
 
 
-def read_zip(path: Path) -> Split:
-    """Returns the drawings of a zip of PNGs, `[N, 105, 105, 1]` with ink 1, by class and drawing.
+def read_zip(path: Path) -> tuple[Split, np.ndarray]:
+    """Returns the drawings of a zip of PNGs by class and drawing, and the alphabet of each.
 
-    Labels are the official character numbers less one. Raises InputError for a damaged zip, one
-    without drawings, and a drawing of another size.
+    The images are `[N, 105, 105, 1]` with ink 1, labels the official character numbers less one,
+    alphabets `[N]` text: ALPHABET of ALPHABET/character01/0001_01.png, "" where there is no such
+    folder. Raises InputError for a damaged zip, one without drawings, and a drawing of another
+    size.
     """
     try:
         with zipfile.ZipFile(io.BytesIO(read_bytes(path))) as archive:
@@ -45,7 +52,8 @@ def read_zip(path: Path) -> Split:
     if not images:
         raise InputError(f"{path}: no drawings inside, expected PNGs named like 0001_01.png")
     labels = np.array([character - 1 for character, _, _ in members], np.int32)
-    return Split(np.stack(images)[..., np.newaxis], labels)
+    alphabets = np.array([PurePosixPath(name).parent.parent.name for _, _, name in members])
+    return Split(np.stack(images)[..., np.newaxis], labels), alphabets
 
 
 def _read_png(path: Path, name: str, data: bytes) -> np.ndarray:
@@ -61,11 +69,70 @@ def _read_png(path: Path, name: str, data: bytes) -> np.ndarray:
     raise InputError(f"{path}: {name} is {found}, expected a PNG of {_SIDE}x{_SIDE}")
 
 
+def max_pool(images: np.ndarray) -> np.ndarray:
+    """Returns `[N, 26, 26, 1]` from `[N, 105, 105, 1]`: a pixel is ink where any of 4x4 is.
+
+    The last row and the last column are dropped, which leaves 104x104. The paper (Bornschein et
+    al. 2017, section 4.2) has images of 104x104 and does not say how they were made.
+    """
+    rows = np.maximum.reduce([images[:, start:104:4] for start in range(4)])
+    return np.maximum.reduce([rows[:, :, start:104:4] for start in range(4)])
+
+
+def sample(images: np.ndarray) -> np.ndarray:
+    """Returns `[N, 28, 28, 1]` from `[N, 105, 105, 1]`: rows and columns floor(3.75 i), i = 0..27.
+
+    This gives the images that Bartunov and Vetrov (2016) published, pixel by pixel, but for their
+    ink, which is 0 on 255.
+    """
+    place = np.arange(28) * 15 // 4
+    return images[:, place][:, :, place]
+
+
 def _read_originals(files: Mapping[str, Path]) -> Parts:
-    return {"train": read_zip(files["background"]), "test": read_zip(files["evaluation"])}
+    return {"train": read_zip(files["background"])[0], "test": read_zip(files["evaluation"])[0]}
 
 
 def _read_npz(npz: Npz) -> Parts:
+    packed = _packed(npz)
+    half = npz.labels("class_split", len(packed), 2)
+    return {"train": _unpack(packed, half == 0), "test": _unpack(packed, half == 1)}
+
+
+def _read_originals_45_5(files: Mapping[str, Path]) -> Parts:
+    halves = [read_zip(files[key]) for key in ("background", "evaluation")]
+    everything = join([_shrink(split, max_pool) for split, _ in halves])
+    test = np.isin(np.concatenate([alphabets for _, alphabets in halves]), _TEST_ALPHABETS)
+    return {"train": everything.take(~test), "test": everything.take(test)}
+
+
+def _read_npz_45_5(npz: Npz) -> Parts:
+    packed, names = _packed(npz), npz.array("alphabet_names")
+    if names.dtype.kind != "U" or names.ndim != 1:
+        raise InputError(
+            f"{npz.path}: alphabet_names is {describe(names)}, expected text [alphabets]"
+        )
+    alphabets = names[npz.labels("class_alphabet", len(packed), len(names))]
+    test = np.isin(alphabets, _TEST_ALPHABETS)
+    return {
+        "train": _shrink(_unpack(packed, ~test), max_pool),
+        "test": _shrink(_unpack(packed, test), max_pool),
+    }
+
+
+def _read_originals_28(files: Mapping[str, Path]) -> Parts:
+    return {name: _shrink(part, sample) for name, part in _read_originals(files).items()}
+
+
+def _read_npz_28(npz: Npz) -> Parts:
+    return {name: _shrink(part, sample) for name, part in _read_npz(npz).items()}
+
+
+def _shrink(split: Split, change: Callable[[np.ndarray], np.ndarray]) -> Split:
+    return Split(change(split.images), split.labels)
+
+
+def _packed(npz: Npz) -> np.ndarray:
     packed = npz.array("images_packed")
     row = (_SIDE**2 + 7) // 8
     if packed.dtype != np.uint8 or packed.ndim != 3 or packed.shape[2] != row:
@@ -73,66 +140,13 @@ def _read_npz(npz: Npz) -> Parts:
             f"{npz.path}: images_packed is {packed.dtype} {list(packed.shape)}, expected uint8 "
             f"[classes, drawings, {row}], the bits of {_SIDE}x{_SIDE} images"
         )
-    half = npz.labels("class_split", len(packed), 2)
-    return {"train": _unpack(packed, half == 0), "test": _unpack(packed, half == 1)}
+    return packed
 
 
 def _unpack(packed: np.ndarray, chosen: np.ndarray) -> Split:
     bits = np.unpackbits(packed[chosen], axis=-1, count=_SIDE**2)
     labels = np.repeat(np.flatnonzero(chosen).astype(np.int32), packed.shape[1])
     return Split(bits.reshape(-1, _SIDE, _SIDE, 1), labels)
-
-
-def _read_burda(files: Mapping[str, Path]) -> Parts:
-    path = files["chardata"]
-    names = ("data", "target", "targetchar", "testdata", "testtarget", "testtargetchar")
-    variables = load_mat(path, names)
-    characters = {
-        prefix: _characters(path, variables[f"{prefix}target"], variables[f"{prefix}targetchar"])
-        for prefix in ("", "test")
-    }
-    # A class is an alphabet with a character's number in it; both halves count them alike.
-    _, labels = np.unique(np.concatenate(list(characters.values())), return_inverse=True)
-    train, test = _grey(path, variables["data"]), _grey(path, variables["testdata"])
-    if (len(train), len(test)) != tuple(map(len, characters.values())):
-        raise InputError(
-            f"{path}: {len(train)} and {len(test)} images, expected as many as "
-            f"{' and '.join(str(len(values)) for values in characters.values())} labels"
-        )
-    labels = labels.astype(np.int32)
-    return {"train": Split(train, labels[: len(train)]), "test": Split(test, labels[len(train) :])}
-
-
-def _characters(path: Path, alphabet: np.ndarray, character: np.ndarray) -> np.ndarray:
-    """Returns one number for each column: alphabets are one-hot columns, characters numbers."""
-    if alphabet.ndim != 2 or character.size != alphabet.shape[1]:
-        raise InputError(
-            f"{path}: labels are {list(alphabet.shape)} and {list(character.shape)}, "
-            "expected [alphabets, N] and [1, N]"
-        )
-    return alphabet.argmax(axis=0) * 1000 + character.reshape(-1).astype(np.int64)
-
-
-def _grey(path: Path, columns: np.ndarray) -> np.ndarray:
-    """Returns `[N, 28, 28, 1]` uint8 from columns of 784 values in [0, 1]."""
-    if columns.ndim != 2 or columns.shape[0] != 784 or columns.dtype.kind not in "fiu":
-        raise InputError(
-            f"{path}: images are {columns.dtype} {list(columns.shape)}, expected numbers [784, N]"
-        )
-    if not (np.isfinite(columns).all() and columns.min() >= 0 and columns.max() <= 1):
-        raise InputError(f"{path}: pixels are {columns.min():g}..{columns.max():g}, expected 0..1")
-    # MATLAB runs down the columns of an image first.
-    images = columns.T.reshape(-1, 28, 28).transpose(0, 2, 1)
-    return np.rint(images * 255.0).astype(np.uint8)[..., np.newaxis]
-
-
-def _read_burda_npz(npz: Npz) -> Parts:
-    def part(name: str) -> Split:
-        if f"{name}_labels" not in npz:
-            return Split(npz.images(f"{name}_images", 28, 28))
-        return npz.split(f"{name}_images", f"{name}_labels", 28, 28, _CLASSES)
-
-    return {"train": part("train"), "test": part("test")}
 
 
 OMNIGLOT = Recipe(
@@ -151,15 +165,21 @@ OMNIGLOT = Recipe(
     by_class=True,
 )
 
-OMNIGLOT_BURDA28 = Recipe(
-    name="omniglot_burda28",
-    description="Omniglot in 28x28 as of IWAE. https://github.com/yburda/iwae",
+OMNIGLOT26 = dataclasses.replace(
+    OMNIGLOT,
+    name="omniglot26",
+    description="Omniglot in 26x26, 45 alphabets and 5. https://arxiv.org/abs/1709.07116",
+    image_shape=(26, 26, 1),
+    read_originals=_read_originals_45_5,
+    read_npz=_read_npz_45_5,
+    counts={"train": 1479 * 20, "test": 144 * 20},
+)
+
+OMNIGLOT28 = dataclasses.replace(
+    OMNIGLOT,
+    name="omniglot28",
+    description="Omniglot in 28x28 as of GMN. https://github.com/sbos/gmn",
     image_shape=(28, 28, 1),
-    maximum=255,
-    read_originals=_read_burda,
-    read_npz=_read_burda_npz,
-    sources={
-        "chardata": Source(_BURDA, "git-blob:016a3536ffe5e1d38e42563a18d7a78bfaf643ec"),
-    },
-    counts={"train": 24_345, "test": 8_070},
+    read_originals=_read_originals_28,
+    read_npz=_read_npz_28,
 )

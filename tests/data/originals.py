@@ -4,6 +4,7 @@ import dataclasses
 import gzip
 import hashlib
 import io
+import math
 import zipfile
 from collections.abc import Callable
 
@@ -105,34 +106,69 @@ def _binarized_mnist() -> Published:
     )
 
 
-def _omniglot() -> Published:
-    ink = _images(3, 2, 105, 105, high=1)  # classes 0 and 1 are background, 2 is evaluation
+# Each class of the small Omniglot: whether it is of the evaluation half, and its alphabet.
+_OMNIGLOT = ((False, "Latin"), (False, "Greek"), (True, "Tengwar"), (True, "Ge_ez"))
 
-    def members(folder: str, classes: list[int]) -> dict[str, bytes]:
+
+def _drawings() -> np.ndarray:
+    """Two drawings of each class, sparse, so that pooled images are not all ink."""
+    return np.random.default_rng(0).random((len(_OMNIGLOT), 2, 105, 105)) < 0.04
+
+
+def _omniglot_of(images: np.ndarray, test: list[bool]) -> Published:
+    """The small Omniglot, whose classes `test` read as `images` `[4, 2, H, W]` are the test set."""
+    ink = _drawings()
+
+    def zip_of(folder: str, evaluation: bool) -> tuple[str, bytes]:
         # Written backwards: the order must come from the names.
-        return {
-            f"{folder}/Latin/character{number + 1:02d}/{number + 1:04d}_{drawing + 1:02d}.png": png(
+        members = {
+            f"{folder}/{alphabet}/character01/{number + 1:04d}_{drawing + 1:02d}.png": png(
                 ink[number, drawing]
             )
-            for number in reversed(classes)
+            for number, (half, alphabet) in reversed([*enumerate(_OMNIGLOT)])
+            if half == evaluation
             for drawing in (1, 0)
-        } | {f"{folder}/": b"", f"__MACOSX/{folder}/0001_01.png": b"not a picture"}
+        }
+        others = {f"{folder}/": b"", f"__MACOSX/{folder}/0001_01.png": b"not a picture"}
+        return f"{folder}.zip", zipped(members | others)
 
-    def part(classes: slice) -> Split:
-        labels = np.repeat(np.arange(3, dtype=np.int32)[classes], 2)
-        return Split(ink[classes].reshape(-1, 105, 105, 1), labels)
+    def part(is_test: bool) -> Split:
+        labels = np.flatnonzero(np.array(test) == is_test).astype(np.int32)
+        chosen = images[labels].astype(np.uint8)
+        return Split(chosen.reshape(-1, *images.shape[2:], 1), np.repeat(labels, 2))
 
+    halves, alphabets = zip(*_OMNIGLOT, strict=True)
+    names, of_class = np.unique(alphabets, return_inverse=True)
     return Published(
         {
-            "background": ("images_background.zip", zipped(members("images_background", [0, 1]))),
-            "evaluation": ("images_evaluation.zip", zipped(members("images_evaluation", [2]))),
+            "background": zip_of("images_background", evaluation=False),
+            "evaluation": zip_of("images_evaluation", evaluation=True),
         },
         {
-            "images_packed": np.packbits(ink.reshape(3, 2, -1), axis=-1),
-            "class_split": np.array([0, 0, 1], np.uint8),
+            "images_packed": np.packbits(ink.reshape(*ink.shape[:2], -1), axis=-1),
+            "class_split": np.array(halves, np.uint8),
+            "alphabet_names": names,
+            "class_alphabet": of_class.astype(np.uint8),
         },
-        {"train": part(slice(0, 2)), "test": part(slice(2, 3))},
+        {"train": part(False), "test": part(True)},
     )
+
+
+def _omniglot() -> Published:
+    return _omniglot_of(_drawings(), [half for half, _ in _OMNIGLOT])
+
+
+def _omniglot26() -> Published:
+    number, drawing, row, column = np.nonzero(_drawings())
+    images = np.zeros((len(_OMNIGLOT), 2, 27, 27), np.uint8)
+    images[number, drawing, row // 4, column // 4] = 1
+    return _omniglot_of(images[:, :, :26, :26], [name == "Tengwar" for _, name in _OMNIGLOT])
+
+
+def _omniglot28() -> Published:
+    place = [math.floor(3.75 * i) for i in range(28)]
+    images = np.stack([_drawings()[..., row, place] for row in place], axis=2)
+    return _omniglot_of(images, [half for half, _ in _OMNIGLOT])
 
 
 def _omniglot_burda28() -> Published:
@@ -196,6 +232,8 @@ PUBLISHED: dict[str, Callable[[], Published]] = {
     "mnist": _mnist,
     "binarized_mnist": _binarized_mnist,
     "omniglot": _omniglot,
+    "omniglot26": _omniglot26,
+    "omniglot28": _omniglot28,
     "omniglot_burda28": _omniglot_burda28,
     "ocr_letters": _ocr_letters,
     "frey_faces": _frey_faces,

@@ -128,6 +128,39 @@ FOLDER: dict[str, tuple[str, dict[str, np.ndarray], str]] = {
         {"images_packed": np.zeros((3, 2, 1379), np.uint8), "class_split": np.zeros(3, int)},
         r"test images are uint8 \[0, 105, 105, 1\], expected uint8 \[N, 105, 105, 1\]",
     ),
+    "omniglot26 bits": (
+        "omniglot26",
+        {"images_packed": np.zeros((3, 2, 1379))},
+        r"images_packed is float64 \[3, 2, 1379\], expected uint8 \[classes, drawings, 1379\]",
+    ),
+    "omniglot26 without names": (
+        "omniglot26",
+        {"images_packed": np.zeros((3, 2, 1379), np.uint8)},
+        "no array 'alphabet_names' inside, found .*images_packed",
+    ),
+    "omniglot26 names": (
+        "omniglot26",
+        {"images_packed": np.zeros((3, 2, 1379), np.uint8), "alphabet_names": np.arange(5)},
+        r"alphabet_names is int64 \[5\] of 0..4, expected text \[alphabets\]",
+    ),
+    "omniglot26 alphabets": (
+        "omniglot26",
+        {
+            "images_packed": np.zeros((3, 2, 1379), np.uint8),
+            "alphabet_names": np.array(["Latin", "ULOG"]),
+            "class_alphabet": np.arange(3),
+        },
+        r"class_alphabet holds 0..2, expected integers \[3\] of 0..1",
+    ),
+    "omniglot26 without test": (
+        "omniglot26",
+        {
+            "images_packed": np.zeros((3, 2, 1379), np.uint8),
+            "alphabet_names": np.array(["Latin"]),
+            "class_alphabet": np.zeros(3, int),
+        },
+        r"test images are uint8 \[0, 26, 26, 1\], expected uint8 \[N, 26, 26, 1\]",
+    ),
     "burda": ("omniglot_burda28", {"train_images": GREY[0]}, r"uint8 \[28, 28\], expected uint8"),
 }
 
