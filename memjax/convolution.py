@@ -1,5 +1,6 @@
-"""Convolutions: 3x3 at a stated precision, up to an exact size."""
+"""Convolutions: 3x3 at a stated precision, up to an exact size, a pyramid and its mirror."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from memjax.errors import InputError
-from memjax.nn import Precision
+from memjax.nn import Dense, Precision
 from memjax.types import Array
 
 Size = tuple[int, int]
@@ -231,3 +232,125 @@ class UpConvolution(nn.Module):
         kernel = self.param("kernel", initialiser, shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
         return upsampled_convolution(x, kernel, self.size, self.precision) + bias
+
+
+def layer_shapes(
+    maps: tuple[int, ...], image_shape: tuple[int, int, int]
+) -> tuple[tuple[int, int, int], ...]:
+    """(H, W, C) of the output of each layer of a `Pyramid`."""
+    height, width, _ = image_shape
+    shapes = []
+    for i, features in enumerate(maps):
+        height, width = -(-height // _stride(i)), -(-width // _stride(i))
+        shapes.append((height, width, features))
+    return tuple(shapes)
+
+
+def _stride(i: int) -> int:
+    return 1 + i % 2
+
+
+class Pyramid(nn.Module):
+    """3x3 convolutions with ReLU, stride 2 on every second: 26 -> 13 -> 7 -> 4.
+
+    Attributes:
+        maps: of each layer, from the image up.
+        precision: of the products, see `nn.matmul`.
+
+    Source: Bornschein et al. 2017, section 4.2.
+    """
+
+    maps: tuple[int, ...]
+    precision: Precision = "float32"
+
+    def setup(self) -> None:
+        self.layers = [
+            Convolution(features, _stride(i), self.precision)
+            for i, features in enumerate(self.maps)
+        ]
+
+    def __call__(self, images: Array) -> tuple[Array, ...]:
+        """The last maps of each size, which are what the downscaling layers take.
+
+        Args:
+            images: `[B, H, W, C]`.
+
+        Returns:
+            `[B, H_i, W_i, C_i]` from the finest to the coarsest: with six layers the outputs of
+            layers 1, 3, 5 and 6. The last is for dense layers, once it is flattened.
+        """
+        features = []
+        h = images
+        for i, layer in enumerate(self.layers):
+            if _stride(i) > 1:
+                features.append(h)
+            h = nn.relu(layer(h))
+        return (*features, h)
+
+
+class Mirror(nn.Module):
+    """A `Pyramid` upside down, from a vector to an image, with skips from a pyramid of another.
+
+    Every layer of the pyramid has its counterpart, which takes the shape that the layer gives
+    and gives the shape that it takes. A skip enters the upscaling layer, before its ReLU: the
+    transposed convolution of h and a convolution of the skip add up, as they would if h, zeros
+    between its pixels, and the skip were concatenated. The skip's share is linear and depends on
+    the memory image alone: `project` computes it once for each of M images, and each of the
+    K * B decoded images adds the one that its address picks.
+
+    Attributes:
+        maps: of the pyramid, from the image up.
+        image_shape: (H, W, C).
+        precision: of the products, see `nn.matmul`.
+
+    Source: Bornschein et al. 2017, section 4.2, which leaves open where the skips enter.
+    """
+
+    maps: tuple[int, ...]
+    image_shape: tuple[int, int, int]
+    precision: Precision = "float32"
+
+    def setup(self) -> None:
+        *shapes, coarsest = (self.image_shape, *layer_shapes(self.maps, self.image_shape))
+        self.coarsest = coarsest
+        self.dense = Dense(math.prod(coarsest), self.precision)
+        self.layers = [
+            UpConvolution(features, (height, width), self.precision)
+            if _stride(i) > 1
+            else Convolution(features, precision=self.precision)
+            for i, (height, width, features) in enumerate(shapes)
+        ]
+        self.skips = [
+            Convolution(features, precision=self.precision, use_bias=False)
+            for i, (_, _, features) in enumerate(shapes)
+            if _stride(i) > 1
+        ]
+
+    def project(self, features: tuple[Array, ...]) -> tuple[Array, ...]:
+        """The skips' share of the upscaling layers.
+
+        Args:
+            features: `[M, H_i, W_i, C_i]` of a `Pyramid` of the same maps; the coarsest is not
+                used, as it reaches the decoder through the vector.
+
+        Returns:
+            `[M, H_i, W_i, C_i]` from the finest to the second coarsest.
+        """
+        return tuple(skip(f) for skip, f in zip(self.skips, features[:-1], strict=True))
+
+    def __call__(self, vector: Array, skips: tuple[Array, ...] | None = None) -> Array:
+        """Logits `[B, H, W, C]`.
+
+        Args:
+            vector: `[B, D]`.
+            skips: `[B, H_i, W_i, C_i]`, what `project` gives, picked by address; none for a
+                decoder without memory, which then has no parameters for them.
+        """
+        h = nn.relu(self.dense(vector)).reshape(-1, *self.coarsest)
+        for i in reversed(range(len(self.layers))):
+            h = self.layers[i](h)
+            if skips is not None and _stride(i) > 1:
+                h = h + skips[i // 2]
+            if i:
+                h = nn.relu(h)
+        return h

@@ -1,4 +1,4 @@
-"""Convolutions: precision, two forms of one function."""
+"""Convolutions: precision, two forms of one function, a pyramid and its mirror."""
 
 from collections.abc import Iterator
 from itertools import product
@@ -12,8 +12,11 @@ import pytest
 from memjax import convolution
 from memjax.convolution import (
     Convolution,
+    Mirror,
+    Pyramid,
     UpConvolution,
     convolve,
+    layer_shapes,
     subpixel_convolution,
     transposed_convolution,
     upsampled_convolution,
@@ -32,6 +35,7 @@ SIZES = [
     ((3, 4), (5, 8)),
     ((1, 1), (1, 2)),
 ]
+MAPS = (6, 5, 4, 4, 3, 2)
 
 
 def drawn(*shape: int, seed: int = 0) -> jax.Array:
@@ -236,3 +240,160 @@ def test_up_convolution_is_affine() -> None:
     params = {**params, "bias": drawn(4, seed=4)}
     expected = upsampled_convolution(X, params["kernel"], (9, 14)) + params["bias"]
     np.testing.assert_array_equal(layer.apply({"params": params}, X), expected)
+
+
+@pytest.mark.parametrize(
+    ("image_shape", "sizes"),
+    [
+        ((26, 26, 1), [(26, 26), (13, 13), (7, 7), (4, 4)]),
+        ((28, 28, 1), [(28, 28), (14, 14), (7, 7), (4, 4)]),
+        ((8, 8, 1), [(8, 8), (4, 4), (2, 2), (1, 1)]),
+        ((5, 7, 3), [(5, 7), (3, 4), (2, 2), (1, 1)]),
+    ],
+)
+def test_pyramid_gives_the_last_maps_of_each_size(
+    image_shape: tuple[int, int, int], sizes: list[tuple[int, int]]
+) -> None:
+    images = jnp.zeros((2, *image_shape))
+    features, _ = jax.eval_shape(Pyramid(MAPS).init_with_output, jax.random.key(0), images)
+    expected = [(2, *size, maps) for size, maps in zip(sizes, (6, 4, 3, 2), strict=True)]
+    assert [f.shape for f in features] == expected
+    assert layer_shapes(MAPS, image_shape)[-1] == features[-1].shape[1:]
+
+
+def test_pyramid_by_hand() -> None:
+    images = drawn(2, 5, 7, 1)
+    init = jax.jit(Pyramid((4, 3, 2)).init_with_output)
+    features, variables = init(jax.random.key(0), images)
+    h = images
+    for i, stride in enumerate((1, 2, 1)):
+        h = jax.nn.relu(convolve(h, variables["params"][f"layers_{i}"]["kernel"], stride))
+        if i == 0:
+            assert_near(features[0], h)
+    assert_near(features[1], h)
+    assert len(features) == 2
+
+
+ADDRESS = jnp.array([2, 0, 2, 1])
+VECTOR = drawn(4, 10, seed=1)
+
+
+def remember(mirror: Mirror, vector: jax.Array, features: Any, address: jax.Array) -> jax.Array:
+    return mirror(vector, tuple(skip[address] for skip in mirror.project(features)))
+
+
+def features_of(maps: tuple[int, ...], image_shape: tuple[int, int, int]) -> tuple[Any, ...]:
+    """Of three images: what a pyramid might give."""
+    images = drawn(3, *image_shape)
+    shapes = jax.eval_shape(Pyramid(maps).init_with_output, jax.random.key(0), images)[0]
+    return tuple(jax.nn.relu(drawn(*shape.shape, seed=i)) for i, shape in enumerate(shapes))
+
+
+def initialised(mirror: Mirror, features: Any) -> Any:
+    def init(key: jax.Array) -> Any:
+        return mirror.init(key, VECTOR, features, ADDRESS, method=remember)
+
+    return jax.jit(init)(jax.random.key(1))
+
+
+@pytest.mark.parametrize("image_shape", [(26, 26, 1), (28, 28, 1), (8, 8, 1), (5, 7, 3)])
+@pytest.mark.parametrize("maps", [MAPS, MAPS[:5], MAPS[:1]])
+def test_mirror_gives_images(image_shape: tuple[int, int, int], maps: tuple[int, ...]) -> None:
+    mirror, key = Mirror(maps, image_shape), jax.random.key(0)
+    features = features_of(maps, image_shape)
+    logits, variables = jax.eval_shape(
+        lambda: mirror.init_with_output(key, VECTOR, features, ADDRESS, method=remember)
+    )
+    assert logits.shape == (4, *image_shape)
+    skips = jax.eval_shape(lambda v: mirror.apply(v, features, method="project"), variables)
+    assert [s.shape for s in skips] == [f.shape for f in features[:-1]]
+    # Without skips the images are as large, and the parameters those that are needed.
+    logits, alone = jax.eval_shape(lambda: mirror.init_with_output(key, VECTOR))
+    assert logits.shape == (4, *image_shape)
+    skipped = {f"skips_{i}" for i in range(len(maps) // 2)}
+    assert set(variables["params"]) - set(alone["params"]) == skipped
+
+
+def test_zero_skips_are_no_skips() -> None:
+    features = features_of(MAPS[:3], (5, 7, 1))
+    mirror = Mirror(MAPS[:3], (5, 7, 1))
+    variables = initialised(mirror, features)
+    zeros = jax.tree.map(jnp.zeros_like, features)
+
+    @jax.jit
+    def both(variables: Any) -> Any:
+        found = mirror.apply(variables, VECTOR, zeros, ADDRESS, method=remember)
+        return found, mirror.apply(variables, VECTOR)
+
+    assert_near(*both(variables))
+
+
+@pytest.mark.parametrize("image_shape", [(26, 26, 1), (5, 7, 3)])
+def test_projected_skips_are_concatenated_skips(image_shape: tuple[int, int, int]) -> None:
+    features, mirror = features_of(MAPS, image_shape), Mirror(MAPS, image_shape)
+    variables = initialised(mirror, features)
+
+    def concatenated(params: Any) -> jax.Array:
+        h = VECTOR @ params["dense"]["kernel"]
+        h = jax.nn.relu(h).reshape(4, *layer_shapes(MAPS, image_shape)[-1])
+        for i in reversed(range(len(MAPS))):
+            kernel = params[f"layers_{i}"]["kernel"]
+            if i % 2:
+                skip = features[i // 2][ADDRESS]
+                height, width = skip.shape[1:3]
+                # h, zeros between its pixels, beside the skip; one kernel over both.
+                sparse = jnp.zeros((4, height, width, h.shape[-1]))
+                sparse = sparse.at[:, 1 - height % 2 :: 2, 1 - width % 2 :: 2].set(h)
+                of_skip = params[f"skips_{i // 2}"]["kernel"]
+                kernel = jnp.concatenate([kernel[::-1, ::-1], of_skip], axis=2)
+                h = jnp.concatenate([sparse, skip], axis=-1)
+            h = convolve(h, kernel)
+            h = jax.nn.relu(h) if i else h
+        return h
+
+    projected = jax.jit(lambda v: mirror.apply(v, VECTOR, features, ADDRESS, method=remember))
+    found = projected(variables)
+    assert (found < 0).any()
+    assert_near(found, jax.jit(concatenated)(variables["params"]))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_mirror_under_vmap_over_samples(precision: Precision) -> None:
+    features = features_of(MAPS[:3], (5, 7, 1))
+    mirror = Mirror(MAPS[:3], (5, 7, 1), precision)
+    variables = initialised(mirror, features)
+    keys = jax.random.split(jax.random.key(2), 3)
+
+    def energy(variables: Any, features: Any, key: jax.Array) -> jax.Array:
+        key_z, key_a = jax.random.split(key)
+        vector, address = jax.random.normal(key_z, (4, 10)), jax.random.randint(key_a, (4,), 0, 3)
+        logits = mirror.apply(variables, vector, features, address, method=remember)
+        return jnp.square(logits).sum()
+
+    def of_samples(variables: Any, features: Any) -> jax.Array:
+        return jax.vmap(energy, (None, None, 0))(variables, features, keys).sum()
+
+    found = jax.jit(jax.grad(of_samples, (0, 1)))(variables, features)
+    of_one = jax.jit(jax.grad(energy, (0, 1)))
+    one_by_one = [of_one(variables, features, key) for key in keys]
+    # A float32 rounded otherwise may become another bfloat16, its neighbour.
+    tolerance = {"float32": 3e-6, "bfloat16": 2.0**-7}[precision]
+    assert_near(found, jax.tree.map(lambda *each: sum(each), *one_by_one), tolerance)
+
+
+def test_activations_keep_their_scale() -> None:
+    maps = (16,) * 6
+    images = (drawn(4, 26, 26, 1) > 1).astype(jnp.float32)
+
+    @jax.jit
+    def activations(key: jax.Array) -> Any:
+        features, _ = Pyramid(maps).init_with_output(key, images)
+        mirror = Mirror(maps, (26, 26, 1))
+        vector = jax.random.normal(key, (4, 64))
+        address = jnp.arange(4)
+        logits, variables = mirror.init_with_output(key, vector, features, address, method=remember)
+        return *features, logits, mirror.apply(variables, vector)
+
+    # Every ReLU halves the power.
+    for h in activations(jax.random.key(0)):
+        assert 0.005 < h.std() < 2, h.std()
