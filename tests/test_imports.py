@@ -20,6 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "plots": set(),
     "bounds": {"types"},
     "nn": {"types"},
+    "convolution": {"nn", "types"},
     "sampling": {"types"},
     "data": {"types"},
     "memory": {"nn", "types"},
