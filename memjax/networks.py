@@ -6,13 +6,17 @@ that. Where a network takes the concatenation of two inputs, its first layer is 
 products, of which one belongs to the entry.
 """
 
-from typing import Protocol
+from typing import Literal, Protocol
 
 import flax.linen as nn
 import flax.struct
+import jax.numpy as jnp
 
+from memjax.convolution import Mirror, Pyramid
 from memjax.nn import Dense, Precision
 from memjax.types import Array
+
+Pyramids = Literal["shared", "separate"]
 
 
 @flax.struct.dataclass
@@ -155,6 +159,91 @@ class DenseNetworks(nn.Module):
 
     def _mlp(self, *features: int) -> MLP:
         return MLP(features, self.precision)
+
+
+class ConvolutionalNetworks(nn.Module):
+    """Convolutional pyramids of images and of entries that are images, and a mirror with skips.
+
+    The entry's pyramid gives the decoder a vector and a skip at each size, and, where `pyramids`
+    is `shared`, the posterior and the prior read the same one.
+
+    Attributes:
+        image_shape: (H, W, C).
+        latent: dimensions of z, and of the vector of an entry that the decoder takes beside it.
+        maps: of the six convolutions of a pyramid, from the image up.
+        hidden: units of the dense layers behind a pyramid.
+        matching: E, dimensions of the embeddings.
+        pyramids: `shared` is one pyramid of an entry for posterior, prior and decoder; `separate`
+            is one for each.
+        precision: of the products.
+
+    Source: Bornschein et al. 2017, section 4.2. Where the paper concatenates x and m as images for
+    the posterior, the pyramids of both are concatenated here, so that the entry's is computed once.
+    """
+
+    image_shape: tuple[int, int, int]
+    latent: int = 64
+    maps: tuple[int, ...] = (64, 64, 64, 64, 64, 64)
+    hidden: tuple[int, ...] = (256,)
+    matching: int = 128
+    pyramids: Pyramids = "shared"
+    precision: Precision = "float32"
+
+    def setup(self) -> None:
+        first, *rest = self.hidden
+        self.query_pyramid, self.key_pyramid = self._pyramid(), self._pyramid()
+        self.query = self._mlp(*self.hidden, self.matching)
+        self.key = self._mlp(*self.hidden, self.matching)
+        self.latent_query = self._mlp(*self.hidden, self.matching)
+        self.image_pyramid, self.entry_pyramid = self._pyramid(), self._pyramid()
+        if self.pyramids == "separate":
+            self.posterior_pyramid, self.prior_pyramid = self._pyramid(), self._pyramid()
+        self.posterior_of_image = self._mlp(first)
+        self.posterior_of_entry = self._mlp(first)
+        self.posterior_rest = self._mlp(*rest, 2 * self.latent)
+        self.prior = self._mlp(*self.hidden, 2 * self.latent)
+        self.entry_vector = self._mlp(self.latent)
+        self.mirror = Mirror(self.maps, self.image_shape, self.precision)
+
+    def embed_images(self, images: Array) -> Array:
+        return self.query(_flat(self.query_pyramid(images)[-1]))
+
+    def embed_entries(self, entries: Array) -> Array:
+        return self.key(_flat(self.key_pyramid(entries)[-1]))
+
+    def embed_latent(self, z: Array) -> Array:
+        return self.latent_query(z)
+
+    def read_images(self, images: Array) -> Array:
+        return self.posterior_of_image(_flat(self.image_pyramid(images)[-1]))
+
+    def read_entries(self, entries: Array, latent: bool) -> Reading:
+        features = self.entry_pyramid(entries)
+        top = _flat(features[-1])
+        decoder, skips = self.entry_vector(top), self.mirror.project(features)
+        if not latent:
+            return Reading(decoder, skips)
+        of_posterior = of_prior = top
+        if self.pyramids == "separate":
+            of_posterior = _flat(self.posterior_pyramid(entries)[-1])
+            of_prior = _flat(self.prior_pyramid(entries)[-1])
+        posterior = self.posterior_of_entry(of_posterior)
+        return Reading(decoder, skips, LatentReading(posterior, *_halves(self.prior(of_prior))))
+
+    def posterior(self, images: Array, reading: LatentReading | None) -> tuple[Array, Array]:
+        h = images if reading is None else images + reading.posterior
+        return _halves(self.posterior_rest(nn.relu(h)))
+
+    def decode(self, z: Array, reading: Reading | None) -> Array:
+        if reading is None:
+            return self.mirror(z)
+        return self.mirror(jnp.concatenate([z, reading.decoder], axis=-1), reading.skips)
+
+    def _mlp(self, *features: int) -> MLP:
+        return MLP(features, self.precision)
+
+    def _pyramid(self) -> Pyramid:
+        return Pyramid(self.maps, self.precision)
 
 
 def _flat(x: Array) -> Array:

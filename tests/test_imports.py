@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "data": {"types"},
     "memory": {"nn", "types"},
     "objectives": {"bounds", "types"},
-    "networks": {"nn", "types"},
+    "networks": {"nn", "convolution", "types"},
     "models": {"types", "distributions", "nn", "memory", "networks"},
     "training": {"sampling", "bounds", "types"},
     "evaluation": {"sampling", "bounds", "types"},

@@ -19,7 +19,7 @@ from memjax.data.episodes import (
     draw_set,
 )
 from memjax.data.loading import NAMES, load
-from memjax.data.samplers import Drawn, Epochs, Recall, Sampler
+from memjax.data.samplers import Drawn, Episodes, Epochs, Recall, Sampler
 from memjax.data.splits import SplitOrder
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "Dataset",
     "Drawn",
     "Episode",
+    "Episodes",
     "Epochs",
     "Recall",
     "Sampler",

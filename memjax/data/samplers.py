@@ -14,6 +14,7 @@ import numpy as np
 
 from memjax.data.arrays import Split
 from memjax.data.batches import epoch_permutation
+from memjax.data.episodes import check_episode, class_table, draw_episode
 from memjax.errors import InputError
 
 
@@ -112,6 +113,62 @@ class Recall:
         del tables
         targets = row[jax.random.permutation(key, self.memory_size)[:batch_size]]
         return Drawn(targets, context=row, labels=targets, context_labels=row)
+
+
+@dataclasses.dataclass(frozen=True)
+class Episodes:
+    """A few classes, some drawings of each in memory, other drawings of them as targets.
+
+    Attributes:
+        ways: classes of an episode; the targets are divided among them.
+        shots: images of each class in memory, so that M is ways times shots.
+        steps: episodes that count as one epoch.
+
+    Source: Bornschein et al. 2017, section 4.2, few-shot learning.
+    """
+
+    ways: int = 8
+    shots: int = 4
+    steps: int = 1000
+
+    def check(self, split: Split, images: str, batch_size: int) -> None:
+        if self.steps < 1:
+            raise InputError(f"sampler.steps: found {self.steps}, expected at least 1")
+        if self.ways < 1 or batch_size % self.ways:
+            raise InputError(
+                f"sampler.ways: found {self.ways}, expected a divisor of train.batch_size "
+                f"{batch_size}, whose targets are shared by the classes"
+            )
+        check_episode(
+            split.labels,
+            images,
+            ways=self.ways,
+            shots=self.shots,
+            targets_per_class=batch_size // self.ways,
+        )
+
+    def steps_per_epoch(self, num_images: int, batch_size: int) -> int:
+        del num_images, batch_size
+        return self.steps
+
+    def tables(self, split: Split) -> Any:
+        assert split.labels is not None, "checked before"
+        return class_table(split.labels)
+
+    def plan(self, seed: int, epoch: int, num_images: int, batch_size: int) -> np.ndarray:
+        del seed, epoch, num_images, batch_size
+        return np.zeros((self.steps, 0), np.int32)  # the key says it all
+
+    def draw(self, tables: Any, row: jax.Array, key: jax.Array, batch_size: int) -> Drawn:
+        del row
+        found = draw_episode(
+            key,
+            tables,
+            ways=self.ways,
+            shots=self.shots,
+            targets_per_class=batch_size // self.ways,
+        )
+        return Drawn(found.targets, found.context, found.target_labels, found.context_labels)
 
 
 def _check_batch(split: Split, images: str, batch_size: int) -> None:

@@ -14,7 +14,14 @@ import jax.numpy as jnp
 from memjax import distributions
 from memjax.errors import InputError
 from memjax.memory import Similarity, blend, hard_read, similarity
-from memjax.networks import DenseNetworks, LatentReading, Networks, Reading
+from memjax.networks import (
+    ConvolutionalNetworks,
+    DenseNetworks,
+    LatentReading,
+    Networks,
+    Pyramids,
+    Reading,
+)
 from memjax.nn import Axes, Precision
 from memjax.types import Array, Batch, Generated, SetByProgram, Terms
 
@@ -58,7 +65,8 @@ class VMA(nn.Module):
         image_shape: (H, W, C) of the images; taken from the data set if None.
         memory: `learned` entries are parameters; `episode` takes the images of `Batch.context`.
         memory_size: M, entries of a learned memory.
-        memory_units: dimensions of a learned entry in dense networks.
+        memory_units: dimensions of a learned entry in dense networks; in convolutional ones, which
+            the paper leaves open, a learned entry is an image of any real values.
         addressing: `hard` draws an address a from q(a | x), with a prior p(a); `soft` blends all
             entries by an attention that z decides alone, z ~ N(0, I); `none` is a VAE without
             memory, z ~ N(0, I).
@@ -67,7 +75,10 @@ class VMA(nn.Module):
             1 / M.
         blended: what soft attention mixes: `features` that the networks make of the entries, or
             the entries' `pixels` themselves (every sample then reads its own mixture anew).
-        hidden: units of the hidden layers, from the image up.
+        kind: of networks: `dense`, or `convolutional` with skips from the entry to the image.
+        hidden: units of the dense hidden layers, from the image up.
+        maps: of the convolutions, from the image up.
+        pyramids: see `networks.ConvolutionalNetworks`.
         latent: dimensions of z.
         matching: dimensions of the embeddings.
         precision: of matrix products; set from `train.precision`.
@@ -84,7 +95,10 @@ class VMA(nn.Module):
     similarity: Similarity = "memory_normalised"
     prior: Literal["learned_query", "flat"] = "learned_query"
     blended: Literal["features", "pixels"] = "features"
+    kind: Literal["dense", "convolutional"] = "dense"
     hidden: tuple[int, ...] = (256, 128)
+    maps: tuple[int, ...] = (64, 64, 64, 64, 64, 64)
+    pyramids: Pyramids = "shared"
     latent: int = 32
     matching: int = 128
     precision: SetByProgram[Precision] = "float32"
@@ -92,17 +106,16 @@ class VMA(nn.Module):
 
     def setup(self) -> None:
         self._check()
-        self.networks: Networks = DenseNetworks(
-            self._image_shape, self.latent, self.hidden, self.matching, self.precision
-        )
+        self.networks = self._make_networks()
         if self.addressing == "hard" and self.prior == "learned_query":
             # Small, so that p(a) is nearly flat at first.
             self.prior_query = self.param(
                 "prior_query", nn.initializers.normal(0.01), (1, self.matching)
             )
         if self.addressing != "none" and self.memory == "learned":
+            entry = (self.memory_units,) if self.kind == "dense" else self._image_shape
             self.learned = self.param(
-                "memory", nn.initializers.normal(1.0), (self.memory_size, self.memory_units)
+                "memory", nn.initializers.normal(1.0), (self.memory_size, *entry)
             )
 
     def encode(self, batch: Batch, train: bool) -> Encoding:
@@ -304,6 +317,18 @@ class VMA(nn.Module):
 
     def _image_distribution(self, z: Array, reading: Reading | None) -> Any:
         return distributions.bernoulli_images(self.networks.decode(z, reading))
+
+    def _make_networks(self) -> Networks:
+        common: dict[str, Any] = {
+            "image_shape": self._image_shape,
+            "latent": self.latent,
+            "hidden": self.hidden,
+            "matching": self.matching,
+            "precision": self.precision,
+        }
+        if self.kind == "dense":
+            return DenseNetworks(**common)
+        return ConvolutionalNetworks(**common, maps=self.maps, pyramids=self.pyramids)
 
     @property
     def _image_shape(self) -> tuple[int, int, int]:
