@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memjax import bounds, objectives, sampling
+from memjax import bounds, evaluation, objectives, sampling
 from memjax.errors import InputError
 from memjax.models.vma import VMA
 from memjax.types import Batch, Terms, Variables
@@ -136,6 +136,24 @@ def test_terms_of_drawn_addresses_are_those_of_forced_ones(fields: dict[str, Any
     np.testing.assert_allclose(
         drawn.kl, drawn.diagnostics["kl_address"] + drawn.diagnostics["kl_latent"]
     )
+
+
+@pytest.mark.usefixtures("wide")
+def test_the_joint_estimate_approaches_the_sum_over_addresses_from_below() -> None:
+    model, given = vma(latent=1), batch()
+    # Smaller, so that q(z | x, m) is no worse than a broad proposal.
+    start = jax.tree.map(lambda leaf: leaf / 2, variables(model, given))
+    key = jax.random.key(3)
+    exact = tiny.quick_jit(evaluation.sum_over_addresses, static_argnums=(0, 4, 5))(
+        model, start, given, key, 20_000, 1_000
+    )
+    weights = tiny.quick_jit(evaluation.log_weights, static_argnums=(0, 4, 5))(
+        model, start, given, key, 60_000, 1_000
+    )
+    means = [bounds.iwae_bound(weights.reshape(k, -1)).reshape(-1, B).mean(axis=0) for k in (1, 10)]
+    whole = bounds.iwae_bound(weights)
+    np.testing.assert_allclose(whole, exact, atol=0.03)
+    assert (means[0] < means[1]).all() and (means[1] < exact + 0.01).all()
 
 
 @pytest.mark.parametrize("addressing", ["soft", "none"])

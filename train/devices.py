@@ -136,18 +136,8 @@ def draw_batch(
     """
     drawn = experiment.sampler.draw(source.tables, row, keys[0], experiment.train.batch_size)
     targets, labels = share((drawn.targets, drawn.labels), num_devices)
-
-    def pixels(index: Array) -> Array:
-        binarisation = experiment.data.binarisation
-        return data.prepare_images(source.images[index], index, keys[1], binarisation, maximum)
-
-    return Batch(
-        images=pixels(targets),
-        index=targets,
-        labels=labels,
-        context=None if drawn.context is None else pixels(drawn.context),
-        context_labels=drawn.context_labels,
-    )
+    mine = dataclasses.replace(drawn, targets=targets, labels=labels)
+    return data.gather(mine, source.images, keys[1], experiment.data.binarisation, maximum)
 
 
 def training_keys(experiment: Experiment, state: TrainState, epoch: Array) -> tuple[Array, Array]:

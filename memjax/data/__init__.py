@@ -19,7 +19,7 @@ from memjax.data.episodes import (
     draw_set,
 )
 from memjax.data.loading import NAMES, load
-from memjax.data.samplers import Drawn, Episodes, Epochs, Recall, Sampler
+from memjax.data.samplers import Drawn, Episodes, Epochs, Recall, Sampler, gather
 from memjax.data.splits import SplitOrder
 
 __all__ = [
@@ -42,6 +42,7 @@ __all__ = [
     "draw_episode",
     "draw_set",
     "epoch_permutation",
+    "gather",
     "load",
     "prepare_images",
     "strokes",

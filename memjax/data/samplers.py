@@ -13,9 +13,10 @@ import jax
 import numpy as np
 
 from memjax.data.arrays import Split
-from memjax.data.batches import epoch_permutation
+from memjax.data.batches import Binarisation, epoch_permutation, prepare_images
 from memjax.data.episodes import check_episode, class_table, draw_episode
 from memjax.errors import InputError
+from memjax.types import Batch
 
 
 @flax.struct.dataclass
@@ -33,6 +34,26 @@ class Drawn:
     context: jax.Array | None = None
     labels: jax.Array | None = None
     context_labels: jax.Array | None = None
+
+
+def gather(
+    drawn: Drawn, images: jax.Array, key: jax.Array, binarisation: Binarisation, maximum: int
+) -> Batch:
+    """Returns the images of a split, `[N, H, W, C]` uint8, at the places that were drawn.
+
+    See `prepare_images` for the rest. An image has the same pixels as a target and in memory.
+    """
+
+    def pixels(index: jax.Array) -> jax.Array:
+        return prepare_images(images[index], index, key, binarisation, maximum)
+
+    return Batch(
+        images=pixels(drawn.targets),
+        index=drawn.targets,
+        labels=drawn.labels,
+        context=None if drawn.context is None else pixels(drawn.context),
+        context_labels=drawn.context_labels,
+    )
 
 
 class Sampler(Protocol):
