@@ -44,7 +44,7 @@ class Epochs:
         optimizer = training.make_optimizer(
             **dataclasses.asdict(experiment.optimizer), steps_per_epoch=self.steps
         )
-        step = training.make_train_step(experiment.model, experiment.objective, optimizer)
+        step = devices.make_step(experiment, optimizer, used)
         local = batch_size // len(used)
         batch = Batch(jnp.zeros((local, *dataset.image_shape)), jnp.zeros(local, jnp.int32))
         state = training.create_state(experiment.model, optimizer, batch, experiment.seed)
