@@ -44,7 +44,7 @@ class Epochs:
         optimizer = training.make_optimizer(
             **dataclasses.asdict(experiment.optimizer), steps_per_epoch=self.steps
         )
-        step = training.make_train_step(experiment.model, experiment.objective, optimizer)
+        step = devices.make_step(experiment, optimizer, used)
         batch = devices.blank_batch(experiment, split, dataset.maximum, len(used))
         state = training.create_state(experiment.model, optimizer, batch, experiment.seed)
         self._state = devices.replicate(devices.initial_run_state(step, state, batch), used)

@@ -74,8 +74,10 @@ def save_panels(titled: dict[str, np.ndarray], path: epath.Path) -> None:
     """Write panels as PNG.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: the file is not to be a PNG, or cannot be written.
     """
+    if path.suffix.lower() != ".png":
+        raise InputError(f"{path}: found another ending, expected .png")
     try:
         plots.save(plots.panels(titled), path)
     except OSError as error:

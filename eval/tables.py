@@ -250,6 +250,8 @@ def _parameters_table(found: list[Record]) -> str:
 
 def _benchmark_tables(found: list[Record]) -> list[str]:
     rows = [("experiment", "what", "seconds", "rounds", "hardware", "commit")]
+    # The newest of each, whatever its number of rounds.
+    newest = {(one.experiment, one.metric): one for one in found if one.task == "benchmark"}
     rows += [
         (
             f"`{one.experiment}`",
@@ -259,8 +261,7 @@ def _benchmark_tables(found: list[Record]) -> list[str]:
             str(one.hardware),
             _commit(one.commit, one.dirty),
         )
-        for one in found
-        if one.task == "benchmark"
+        for one in newest.values()
     ]
     return [f"Times, medians of alternating rounds:\n\n{markdown(rows)}"] if len(rows) > 1 else []
 

@@ -27,7 +27,8 @@ def hardware() -> str:
     devices = jax.local_devices()
     if devices[0].platform != "cpu":
         return f"{len(devices)} x {devices[0].device_kind}"
-    return f"{_usable_cores()} cores of {_processor()}"
+    count = _usable_cores()
+    return f"{count} core{'s' if count > 1 else ''} of {_processor()}"
 
 
 def versions() -> dict[str, str]:

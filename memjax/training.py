@@ -14,7 +14,6 @@ from memjax import bounds, sampling
 from memjax.types import Array, Batch, Module, Objective, Terms
 
 Metrics = dict[str, Array]
-BATCH_AXES = ("samples", "devices")  # what batch norm averages over in training
 
 
 @flax.struct.dataclass
@@ -128,21 +127,27 @@ def create_state(
 
 
 def make_train_step(
-    model: Module, objective: Objective, optimizer: optax.GradientTransformation
+    model: Module,
+    objective: Objective,
+    optimizer: optax.GradientTransformation,
+    device_axis: str | None = "devices",
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
-    """A step over one device's share of a batch, to be mapped over an axis named `devices`.
+    """A step over one device's share of a batch.
 
     Args:
         model: a linen module that follows `types.Model`.
         objective: Terms `[K, B]` -> `[B]`, maximised.
         optimizer: an optax chain.
+        device_axis: the mapped axis over which gradients, metrics and batch norm are averaged; None
+            where there is one device, whose exchange with itself takes a twentieth of a step.
 
     Returns:
         A function (state, batch) -> (state, metrics). Metrics are scalars in nats, averaged over
         the whole batch: `iwae_bound`, `elbo`, `objective`, `penalty`, `reconstruction_nll` (of
         -log p(x | z)) and the model's own diagnostics.
     """
-    model = model.clone(batch_axes=BATCH_AXES)
+    axes = ("samples",) if device_axis is None else ("samples", device_axis)
+    model = model.clone(batch_axes=axes)
 
     def loss(params: Any, state: TrainState, batch: Batch) -> tuple[Array, tuple[Metrics, Any]]:
         key = jax.random.fold_in(stream(state.seed, "noise"), state.step)
@@ -154,7 +159,8 @@ def make_train_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         gradient, (metrics, batch_stats) = jax.grad(loss, has_aux=True)(state.params, state, batch)
-        gradient, metrics = lax.pmean((gradient, metrics), "devices")
+        if device_axis is not None:
+            gradient, metrics = lax.pmean((gradient, metrics), device_axis)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         state = dataclasses.replace(
             state,

@@ -183,3 +183,10 @@ def test_pictures_of_no_images_are_refused(evaluated: Path, tmp_path: Path, numb
     with pytest.raises(InputError, match=f"--num-images: found {number}, expected at least 1"):
         samples(str(evaluated), output=str(output), num_images=number)
     assert not output.exists()
+
+
+@pytest.mark.parametrize("name", ["picture.pdf", "picture"])
+def test_pictures_are_png(evaluated: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(InputError, match=rf"{name}: found another ending, expected \.png"):
+        compare((str(evaluated),), output=str(tmp_path / name), num_images=2)
+    assert not list(tmp_path.iterdir())

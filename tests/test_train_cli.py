@@ -87,6 +87,15 @@ def test_an_unknown_experiment(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("arguments", [["--list", "mnist"], ["--workdir", "run", "vae_mnist"]])
+def test_the_experiment_comes_first(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {arguments[0]}: expected the name of an experiment first")
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

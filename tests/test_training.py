@@ -40,7 +40,7 @@ OPTIMIZER = optax.chain(
 @functools.cache
 def compiled(num_devices: int) -> tuple[Any, RunState]:
     """The call of a run on so many devices, and its initial state on the host."""
-    step = training.make_train_step(EXPERIMENT.model, EXPERIMENT.objective, OPTIMIZER)
+    step = devices.make_step(EXPERIMENT, OPTIMIZER, jax.devices()[:num_devices])
     call = devices.make_call(EXPERIMENT, step, 255, jax.devices()[:num_devices])
     batch = devices.blank_batch(EXPERIMENT, Split(IMAGES), 255, num_devices)
 

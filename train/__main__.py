@@ -56,12 +56,14 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(argv: list[str]) -> int:
-    if argv[:1] == ["--list"]:
+    if argv == ["--list"]:
         print(_listing())
         return 0
     if not argv or argv[0] in ("-h", "--help"):
         print(f"{__doc__.strip()}\n\n{_listing()}")
         return 0
+    if argv[0].startswith("-"):
+        raise InputError(f"{argv[0]}: expected the name of an experiment first, or --list, --help")
     experiment = configs.get(argv[0])
     arguments = tyro.cli(
         Arguments,

@@ -11,6 +11,7 @@ import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax import lax
 
 from memjax import data, training
@@ -163,6 +164,14 @@ def blank_batch(experiment: Experiment, split: Split, maximum: int, num_devices:
     return dataclasses.replace(batch, images=images, index=index, labels=labels)
 
 
+def make_step(
+    experiment: Experiment, optimizer: optax.GradientTransformation, devices: Sequence[jax.Device]
+) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
+    """The training step of an experiment, for so many devices."""
+    axis = "devices" if len(devices) > 1 else None
+    return training.make_train_step(experiment.model, experiment.objective, optimizer, axis)
+
+
 def make_call(
     experiment: Experiment,
     step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
@@ -209,7 +218,7 @@ def initial_run_state(
     batch: Batch,
 ) -> RunState:
     """A run that has taken no step; `batch` gives the shapes."""
-    one_device = jax.vmap(step, in_axes=(None, 0), out_axes=None, axis_name="devices")
+    one_device = jax.vmap(step, in_axes=(None, 0), axis_name="devices")
     metrics = jax.eval_shape(one_device, state, jax.tree.map(lambda leaf: leaf[None], batch))[1]
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), metrics)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), metrics)
     return RunState(state, zeros, counted=jnp.int32(0), nonfinite_step=jnp.int32(-1))

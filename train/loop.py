@@ -54,7 +54,7 @@ class Loop:
         optimizer = training.make_optimizer(
             **dataclasses.asdict(experiment.optimizer), steps_per_epoch=self._steps_per_epoch
         )
-        step = training.make_train_step(experiment.model, experiment.objective, optimizer)
+        step = devices.make_step(experiment, optimizer, self._devices)
         self._call = devices.make_call(experiment, step, dataset.maximum, self._devices)
         self._validate = _validation(experiment, dataset, self._devices)
         self._draw = make_pictures(experiment, dataset)
