@@ -67,7 +67,7 @@ class LinearGaussian(nn.Module):
         z = encoding.mean + self.width * self._noise(keys) @ encoding.factor.T
         return self._decode(z).reshape(batch.images.shape)
 
-    def generate(self, keys: Array) -> Generated:
+    def generate(self, keys: Array, context: Array | None = None) -> Generated:
         return Generated(self._decode(self._noise(keys)).reshape(-1, *self.image_shape))
 
     def activations(self, batch: Batch, encoding: Encoding, keys: Array) -> dict[str, Array]:
