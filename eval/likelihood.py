@@ -7,6 +7,7 @@ import json
 import logging
 import math
 import resource
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, Literal, get_args
@@ -238,7 +239,8 @@ def write(
         for metric, values in named.items()
     ]
     # Of the whole process so far: data, compilation and the pass over the training set too.
-    gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    gib = peak / (2**30 if sys.platform == "darwin" else 2**20)  # bytes there, elsewhere KiB
     new.append(run.record(TASK, split, "peak_memory_gib", value=round(gib, 3), **common))
     new.append(
         run.record(

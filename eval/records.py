@@ -95,7 +95,7 @@ def load(path: epath.Path) -> list[Record]:
         if not isinstance(entries, list):
             raise TypeError(f"found {type(entries).__name__}")
         return [Record(**entry) for entry in entries]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, OSError) as error:
         raise InputError(f"{path}: expected a JSON list of memjax records ({error})") from error
 
 

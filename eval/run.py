@@ -109,9 +109,11 @@ _OF_A_SESSION = {"commit", "dirty", "hardware", "seconds"}
 
 
 def joined(names: Iterable[str | None]) -> str | None:
-    """Each name once; None if one is not known."""
-    found = list(dict.fromkeys(names))
-    return None if None in found else "; ".join(map(str, found))
+    """Each name once, those that are joined already too; None if one is not known."""
+    known = list(names)
+    if None in known:
+        return None
+    return "; ".join(dict.fromkeys(one for name in known for one in str(name).split("; ")))
 
 
 def trained(workdir: epath.Path) -> dict[str, Any] | None:

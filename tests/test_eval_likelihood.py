@@ -358,6 +358,12 @@ def test_images_that_cannot_be_written_are_said(workdir: Path, evaluated: Path) 
     assert not (workdir / "results.json").exists()
 
 
+def test_results_that_are_a_folder_are_said(workdir: Path) -> None:
+    (workdir / "results.json").mkdir()
+    with pytest.raises(InputError, match=r"results\.json: expected a JSON list of memjax records"):
+        likelihood(str(workdir), num_samples=1, max_images=1)
+
+
 @pytest.mark.parametrize("text", ["{", "[1]", '[{"metric": "nll"}]', '[{"colour": "red"}]'])
 def test_results_that_are_none_are_refused_and_kept(workdir: Path, text: str) -> None:
     (workdir / "results.json").write_text(text)

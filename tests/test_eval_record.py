@@ -222,7 +222,7 @@ def test_origins_of_all_seeds_are_kept(tmp_path: Path) -> None:
     trained = {"commit": "aaa", "dirty": False, "hardware": "a card", "seconds": 2.0}
     workdirs = [
         seed(tmp_path, 0, -86, trained=trained),
-        seed(tmp_path, 1, -85, commit="fff", hardware="another", dirty=True),
+        seed(tmp_path, 1, -85, commit="fff; 0123456789abcdef", hardware="another", dirty=True),
     ]
     (found,) = record(tuple(map(str, workdirs)), results=str(tmp_path / "results"))
     assert (found.commit, found.dirty) == ("0123456789abcdef; fff", True)
