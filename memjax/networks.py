@@ -17,6 +17,7 @@ from memjax.nn import Dense, Precision
 from memjax.types import Array
 
 Pyramids = Literal["shared", "separate"]
+Embeddings = Literal["separate", "shared"]
 
 
 @flax.struct.dataclass
@@ -100,6 +101,7 @@ class DenseNetworks(nn.Module):
         latent: dimensions of z.
         hidden: units of the hidden layers from the image up; the decoder has them in reverse.
         matching: E, dimensions of the embeddings.
+        embeddings: `shared` embeds images and entries by one network, `separate` by two.
         precision: of the matrix products.
 
     Source: Bornschein et al. 2017, section 4.1.
@@ -109,6 +111,7 @@ class DenseNetworks(nn.Module):
     latent: int = 32
     hidden: tuple[int, ...] = (256, 128)
     matching: int = 128
+    embeddings: Embeddings = "separate"
     precision: Precision = "float32"
 
     def setup(self) -> None:
@@ -117,7 +120,8 @@ class DenseNetworks(nn.Module):
         height, width, channels = self.image_shape
         pixels = height * width * channels
         self.query = self._mlp(*self.hidden, self.matching)
-        self.key = self._mlp(*self.hidden, self.matching)
+        shared = self.embeddings == "shared"
+        self.key = self.query if shared else self._mlp(*self.hidden, self.matching)
         self.latent_query = self._mlp(*upwards, self.matching)
         self.posterior_of_image = self._mlp(first)
         self.posterior_of_entry = self._mlp(first)
@@ -173,6 +177,7 @@ class ConvolutionalNetworks(nn.Module):
         maps: of the six convolutions of a pyramid, from the image up.
         hidden: units of the dense layers behind a pyramid.
         matching: E, dimensions of the embeddings.
+        embeddings: `shared` embeds images and entries by one network, `separate` by two.
         pyramids: `shared` is one pyramid of an entry for posterior, prior and decoder; `separate`
             is one for each.
         precision: of the products.
@@ -186,14 +191,17 @@ class ConvolutionalNetworks(nn.Module):
     maps: tuple[int, ...] = (64, 64, 64, 64, 64, 64)
     hidden: tuple[int, ...] = (256,)
     matching: int = 128
+    embeddings: Embeddings = "separate"
     pyramids: Pyramids = "shared"
     precision: Precision = "float32"
 
     def setup(self) -> None:
         first, *rest = self.hidden
-        self.query_pyramid, self.key_pyramid = self._pyramid(), self._pyramid()
+        shared = self.embeddings == "shared"
+        self.query_pyramid = self._pyramid()
+        self.key_pyramid = self.query_pyramid if shared else self._pyramid()
         self.query = self._mlp(*self.hidden, self.matching)
-        self.key = self._mlp(*self.hidden, self.matching)
+        self.key = self.query if shared else self._mlp(*self.hidden, self.matching)
         self.latent_query = self._mlp(*self.hidden, self.matching)
         self.image_pyramid, self.entry_pyramid = self._pyramid(), self._pyramid()
         if self.pyramids == "separate":

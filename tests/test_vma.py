@@ -185,6 +185,18 @@ def test_dense_networks_mix_pixels_and_features_alike() -> None:
         np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["dense", "convolutional"])
+def test_shared_embeddings_find_the_very_image(kind: Any) -> None:
+    fields = {"kind": kind, "maps": (3, 3), "embeddings": "shared", "similarity": "cosine"}
+    model, given = vma(**fields), batch()
+    given = given.replace(images=given.context[1:])
+    start = variables(model, given)
+    encoding = model.apply(start, given, True, method="encode")
+    log_q, _ = model.apply(start, given, encoding, method="address_log_probs")
+    np.testing.assert_array_equal(jnp.argmax(log_q, axis=-1), [1, 2])
+    assert "key" not in start["params"]["networks"]
+
+
 def test_same_class_is_the_probability_of_the_targets_class() -> None:
     model, given = vma(), batch()
     given = given.replace(labels=jnp.array([4, 9]), context_labels=jnp.array([9, 4, 9]))
@@ -219,6 +231,11 @@ def test_no_parameter_is_without_use() -> None:
         ({}, (4, 2, 2, 1), r"^Batch.context: found images \(2, 2, 1\), expected \(3, 2, 1\)"),
         ({"memory_size": 0}, (3, *SHAPE), r"^model.memory_size: found 0, expected at least 1"),
         ({"hidden": ()}, (3, *SHAPE), r"^model.hidden: found \(\), expected at least one layer"),
+        (
+            {"embeddings": "shared", "memory": "learned"},
+            (3, *SHAPE),
+            "^model.embeddings: found shared, expected separate",
+        ),
         ({"image_shape": None}, (3, *SHAPE), r"^model.image_shape: found None"),
     ],
 )

@@ -17,6 +17,7 @@ from memjax.memory import Similarity, blend, hard_read, similarity
 from memjax.networks import (
     ConvolutionalNetworks,
     DenseNetworks,
+    Embeddings,
     LatentReading,
     Networks,
     Pyramids,
@@ -81,6 +82,8 @@ class VMA(nn.Module):
         pyramids: see `networks.ConvolutionalNetworks`.
         latent: dimensions of z.
         matching: dimensions of the embeddings.
+        embeddings: of targets and entries come from `separate` networks, as in the paper, or from
+            one `shared` by both, which finds an exact copy of the target from the start.
         precision: of matrix products; set from `train.precision`.
         batch_axes: mapped axes of a batch; there is no batch norm that would ask.
 
@@ -101,6 +104,7 @@ class VMA(nn.Module):
     pyramids: Pyramids = "shared"
     latent: int = 32
     matching: int = 128
+    embeddings: Embeddings = "separate"
     precision: SetByProgram[Precision] = "float32"
     batch_axes: SetByProgram[Axes] = ()
 
@@ -324,6 +328,7 @@ class VMA(nn.Module):
             "latent": self.latent,
             "hidden": self.hidden,
             "matching": self.matching,
+            "embeddings": self.embeddings,
             "precision": self.precision,
         }
         if self.kind == "dense":
@@ -344,6 +349,12 @@ class VMA(nn.Module):
         if not self.hidden or min(self.hidden) < 1:
             raise InputError(
                 f"model.hidden: found {self.hidden}, expected at least one layer of at least 1 unit"
+            )
+        vectors = self.memory == "learned" and self.kind == "dense"
+        if self.embeddings == "shared" and vectors:
+            raise InputError(
+                "model.embeddings: found shared, expected separate where the memory holds learned "
+                "vectors, which no network for images can embed"
             )
 
 
