@@ -99,7 +99,9 @@ class DenseNetworks(nn.Module):
     Attributes:
         image_shape: (H, W, C).
         latent: dimensions of z.
-        hidden: units of the hidden layers from the image up; the decoder has them in reverse.
+        hidden: units of the hidden layers, in this order in the encoder and in the decoder, as the
+            paper names them once for both. The other way round, recall gets an image through 128
+            units before it meets a nonlinearity.
         matching: E, dimensions of the embeddings.
         embeddings: `shared` embeds images and entries by one network, `separate` by two.
         precision: of the matrix products.
@@ -116,20 +118,19 @@ class DenseNetworks(nn.Module):
 
     def setup(self) -> None:
         first, *rest = self.hidden
-        upwards = self.hidden[::-1]
         height, width, channels = self.image_shape
         pixels = height * width * channels
         self.query = self._mlp(*self.hidden, self.matching)
         shared = self.embeddings == "shared"
         self.key = self.query if shared else self._mlp(*self.hidden, self.matching)
-        self.latent_query = self._mlp(*upwards, self.matching)
+        self.latent_query = self._mlp(*self.hidden, self.matching)
         self.posterior_of_image = self._mlp(first)
         self.posterior_of_entry = self._mlp(first)
         self.posterior_rest = self._mlp(*rest, 2 * self.latent)
         self.prior = self._mlp(*self.hidden, 2 * self.latent)
-        self.decoder_of_latent = self._mlp(upwards[0])
-        self.decoder_of_entry = self._mlp(upwards[0])
-        self.decoder_rest = self._mlp(*upwards[1:], pixels)
+        self.decoder_of_latent = self._mlp(first)
+        self.decoder_of_entry = self._mlp(first)
+        self.decoder_rest = self._mlp(*rest, pixels)
 
     def embed_images(self, images: Array) -> Array:
         return self.query(_flat(images))
