@@ -67,6 +67,8 @@ class OptimizerConfig:
         decay: factor on the learning rate at every epoch after them.
         clip_global_norm: largest norm of the whole gradient, 0 for no limit.
         clip_element: largest magnitude of each element of the gradient, 0 for no limit.
+        weight_decay: L2, times half the squared norm of the parameters.
+        undecayed: names of parameters that are left out of the weight decay, such as `memory`.
     """
 
     learning_rate: float = 1e-3
@@ -77,6 +79,8 @@ class OptimizerConfig:
     decay: float = 0.998
     clip_global_norm: float = 5.0
     clip_element: float = 1.0
+    weight_decay: float = 0.0
+    undecayed: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """One training step for every model: state, optimiser, step. The caller maps and compiles it."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +12,7 @@ import optax
 from jax import lax
 
 from memjax import bounds, sampling
+from memjax.errors import InputError
 from memjax.types import Array, Batch, Module, Objective, Terms
 
 Metrics = dict[str, Array]
@@ -68,6 +70,7 @@ STREAMS = (
     "statistics",
     "sampler",
     "validation_sampler",
+    "evaluation_sampler",
 )
 
 
@@ -81,9 +84,11 @@ def make_optimizer(
     decay: float,
     clip_global_norm: float,
     clip_element: float,
+    weight_decay: float,
+    undecayed: tuple[str, ...],
     steps_per_epoch: int,
 ) -> optax.GradientTransformation:
-    """Clip by global norm, clip each element, Adam with a rate that decays once an epoch.
+    """Clip by global norm, clip each element, decay weights, Adam with a rate that falls by epoch.
 
     Args:
         learning_rate: of the first `constant_epochs` epochs.
@@ -94,6 +99,8 @@ def make_optimizer(
         decay: factor on the learning rate at every epoch after them.
         clip_global_norm: largest norm of the whole gradient; 0 for no limit.
         clip_element: largest magnitude of each element; 0 for no limit.
+        weight_decay: times half the squared norm of the parameters is added to what is minimised.
+        undecayed: names of parameters that are left out of it.
         steps_per_epoch: steps in one epoch.
 
     Source: Kingma and Ba 2015; the limits are those of the first paper's code.
@@ -109,7 +116,24 @@ def make_optimizer(
         clips.append(optax.clip_by_global_norm(clip_global_norm))
     if clip_element:
         clips.append(optax.clip(clip_element))
-    return optax.chain(*clips, optax.adam(schedule, b1=b1, b2=b2, eps=epsilon))
+    decays = []
+    if weight_decay:
+        mask = functools.partial(_decayed, undecayed)
+        decays.append(optax.add_decayed_weights(weight_decay, mask))
+    return optax.chain(*clips, *decays, optax.adam(schedule, b1=b1, b2=b2, eps=epsilon))
+
+
+def _decayed(undecayed: tuple[str, ...], params: Any) -> Any:
+    """A tree like `params`, False for those of the names."""
+    flat, tree = jax.tree_util.tree_flatten_with_path(params)
+    names = [path[-1].key for path, _ in flat]
+    for name in undecayed:
+        if name not in names:
+            raise InputError(
+                f"optimizer.undecayed: found {name!r}, expected names of the model's parameters, "
+                f"some of {sorted(set(names))}"
+            )
+    return jax.tree_util.tree_unflatten(tree, [name not in undecayed for name in names])
 
 
 def create_state(

@@ -14,6 +14,7 @@ from jax import lax
 from memjax import configs, objectives, sampling, training
 from memjax.config import OptimizerConfig
 from memjax.data import Split
+from memjax.errors import InputError
 from memjax.types import Batch
 from train import devices
 from train.devices import RunState
@@ -202,6 +203,24 @@ def learning_rates(chosen: optax.GradientTransformation, steps: int) -> np.ndarr
         return state, -updates[0]
 
     return np.asarray(jax.jit(lambda: lax.scan(step, chosen.init(one), length=steps)[1])())
+
+
+def test_weight_decay_pulls_all_but_the_undecayed_towards_zero() -> None:
+    params = {"memory": jnp.array([2.0, -3.0]), "dense": {"kernel": jnp.array([5.0, -7.0])}}
+    gradient = jax.tree.map(lambda leaf: 0.1 * leaf**2, params)
+    unlimited = {"clip_global_norm": 0.0, "clip_element": 0.0}
+    decayed = optimizer(weight_decay=0.5, undecayed=("memory",), **unlimited)
+    by_hand = {"memory": gradient["memory"], "dense": {"kernel": gradient["dense"]["kernel"]}}
+    by_hand["dense"]["kernel"] += 0.5 * params["dense"]["kernel"]
+    plain = optimizer(**unlimited)
+    expected, _ = plain.update(by_hand, plain.init(params), params)
+    found, _ = decayed.update(gradient, decayed.init(params), params)
+    jax.tree.map(np.testing.assert_allclose, found, expected)
+
+
+def test_undecayed_names_are_those_of_parameters() -> None:
+    with pytest.raises(InputError, match=r"^optimizer.undecayed: found 'slots', expected names"):
+        optimizer(weight_decay=0.5, undecayed=("slots",)).init({"memory": jnp.zeros(1)})
 
 
 def test_learning_rate_of_the_paper() -> None:

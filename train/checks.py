@@ -1,12 +1,13 @@
 """What is refused before a run begins."""
 
+import dataclasses
 import math
 
 import jax
 import jax.numpy as jnp
 from etils import epath
 
-from memjax import checkpoint, config, sampling, workdirs
+from memjax import checkpoint, config, sampling, training, workdirs
 from memjax.config import Experiment
 from memjax.data import Dataset, Epochs
 from memjax.errors import InputError
@@ -41,6 +42,7 @@ def check_fields(experiment: Experiment) -> None:
     not_negative = {
         "optimizer.clip_global_norm": experiment.optimizer.clip_global_norm,
         "optimizer.clip_element": experiment.optimizer.clip_element,
+        "optimizer.weight_decay": experiment.optimizer.weight_decay,
     }
     for name, value in at_least_one.items():
         if value < 1:
@@ -93,10 +95,13 @@ def check_model(experiment: Experiment, dataset: Dataset) -> None:
     """
     model, objective = experiment.model, experiment.objective
     batch = devices.blank_batch(experiment, dataset.splits["train"], dataset.maximum, 1)
+    fields = dataclasses.asdict(experiment.optimizer)
+    optimizer = training.make_optimizer(**fields, steps_per_epoch=1)
 
     def value() -> Array:
         key = jax.random.key(0)
         variables = sampling.initialise(model, key, batch)
+        optimizer.init(variables["params"])
         keys = sampling.sample_keys(key, batch.index, jnp.arange(objective.num_samples))
         return objective(sampling.sample_terms(model, variables, batch, keys, False)[0])
 
