@@ -1,10 +1,25 @@
 """Evaluation: `python -m eval TASK ...`, or these functions from Python."""
 
+from .classification import classification
 from .compare import compare
+from .few_shot import few_shot
 from .likelihood import likelihood
+from .memory import memory
 from .parameters import parameters
+from .recall import recall
 from .record import record
 from .samples import samples
 from .tables import tables
 
-__all__ = ["compare", "likelihood", "parameters", "record", "samples", "tables"]
+__all__ = [
+    "classification",
+    "compare",
+    "few_shot",
+    "likelihood",
+    "memory",
+    "parameters",
+    "recall",
+    "record",
+    "samples",
+    "tables",
+]

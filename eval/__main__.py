@@ -8,11 +8,26 @@ import tyro
 
 from memjax.errors import InputError
 
-from . import compare, likelihood, parameters, record, samples, tables
+from . import (
+    classification,
+    compare,
+    few_shot,
+    likelihood,
+    memory,
+    parameters,
+    recall,
+    record,
+    samples,
+    tables,
+)
 
 TASKS: dict[str, Callable] = {
     "likelihood": likelihood,
     "samples": samples,
+    "recall": recall,
+    "few-shot": few_shot,
+    "classification": classification,
+    "memory": memory,
     "parameters": parameters,
     "compare": compare,
     "record": record,

@@ -6,6 +6,7 @@ import numpy as np
 import tyro
 from etils import epath
 
+from memjax import plots
 from memjax.errors import InputError
 from memjax.workdirs import RESULTS
 
@@ -14,7 +15,7 @@ from .likelihood import file_name, with_statistics
 from .parameters import count
 from .records import Record
 from .run import Run, Step, open_run
-from .samples import pictures, save_panels
+from .samples import pictures, save_figure
 from .text import columns
 
 
@@ -54,7 +55,7 @@ def compare(
             )
     table = columns([_HEAD, *(_row(run, first, name) for run, name in _named(runs))])
     path = epath.Path(output)
-    save_panels(_panels(runs, num_images), path)
+    save_figure(plots.panels(_panels(runs, num_images)), path)
     print(f"{table}\n\npicture: {path}")
     return table
 

@@ -25,6 +25,7 @@ from memjax.nn import Precision
 from memjax.types import Array, Batch, Variables
 
 from . import records
+from .options import check_at_least, check_choice, check_seeds, split_of
 from .records import Record
 from .run import Own, Run, Step, open_run
 
@@ -72,29 +73,19 @@ def likelihood(
         InputError: a number below 1, an unknown choice, a split that is not there, or anything
             wrong with the run.
     """
-    sizes = {"num-samples": num_samples, "batch-size": batch_size, "chunk-size": chunk_size}
-    if max_images is not None:
-        sizes["max-images"] = max_images
-    for name, value in sizes.items():
-        if value < 1:
-            raise InputError(f"--{name}: found {value}, expected at least 1")
-    for name, value in {"seed": seed, "binarisation-seed": binarisation_seed}.items():
-        if value not in range(2**32):
-            raise InputError(f"--{name}: found {value}, expected 0 to {2**32 - 1}")
-    for name, choice, choices in (
-        ("batch-norm", batch_norm, ("pass", "moving_average")),
-        ("precision", precision, (None, *get_args(Precision))),
-    ):
-        if choice not in choices:
-            raise InputError(f"--{name}: found {choice!r}, expected one of {choices}")
+    check_at_least(
+        num_samples=num_samples,
+        batch_size=batch_size,
+        chunk_size=chunk_size,
+        max_images=max_images,
+    )
+    check_seeds(seed=seed, binarisation_seed=binarisation_seed)
+    check_choice("batch_norm", batch_norm, ("pass", "moving_average"))
+    check_choice("precision", precision, (None, *get_args(Precision)))
     run = open_run(workdir, data_dir, step, experiment)
     origin = records.here()  # of the code that runs, whatever is edited meanwhile
     records.load(run.workdir / workdirs.RESULTS)  # before the work rather than after it
-    if split not in run.dataset.splits:
-        raise InputError(
-            f"--split: {run.dataset.name} has no {split} split in this run, expected one of "
-            f"{', '.join(run.dataset.splits)}"
-        )
+    split_of(run, split)
     started = time.monotonic()
     if precision is not None:
         run = dataclasses.replace(run, model=run.model.clone(precision=precision))
@@ -104,7 +95,7 @@ def likelihood(
     found = evaluate_split(run, evaluate, split, max_images, batch_size)
     protocol = {
         **statistics,
-        "binarisation_seed": None if is_binary(run) else binarisation_seed,
+        "binarisation_seed": None if run.is_binary else binarisation_seed,
         "split_order": run.experiment.data.split_order,
         "split_seed": run.experiment.data.split_seed,
         "merge_validation": run.experiment.data.merge_validation,
@@ -118,11 +109,6 @@ def likelihood(
     logger.info("%s", describe(written))
     logger.info("values of each image: %s", run.workdir / file_name(written[0]))
     return written
-
-
-def is_binary(run: Run) -> bool:
-    """Whether images are used as they are, because they are 0/1 data or grey ones are wanted."""
-    return run.dataset.maximum == 1 or run.experiment.data.binarisation == "none"
 
 
 def with_statistics(run: Run, batch_norm: str) -> tuple[Run, dict[str, Any]]:
@@ -168,7 +154,7 @@ def make_evaluator(
     """A compiled function: images `[B, H, W, C]` uint8, index `[B]` -> Likelihood."""
     noise = training.stream(seed, "evaluation")
     binarisation_key = training.stream(binarisation_seed, "evaluation_binarisation")
-    binarisation: data.Binarisation = "none" if is_binary(run) else "fixed"
+    binarisation: data.Binarisation = "none" if run.is_binary else "fixed"
     chunk = min(chunk_size, num_samples)
 
     @jax.jit

@@ -45,11 +45,25 @@ class Run:
     @property
     def epochs(self) -> float:
         """Epochs trained, a whole number unless the checkpoint is from the middle of one."""
-        steps = len(self.dataset.splits["train"].images) // self.experiment.train.batch_size
-        epochs = self.step / steps
+        experiment = self.experiment
+        size = len(self.dataset.splits["train"])
+        epochs = self.step / experiment.sampler.steps_per_epoch(size, experiment.train.batch_size)
         return int(epochs) if epochs == int(epochs) else round(epochs, 3)
 
-    def record(self, task: str, split: str, metric: str, **fields: Any) -> Record:
+    @property
+    def is_binary(self) -> bool:
+        """Whether images are used as they are: 0/1 data, or grey levels are wanted."""
+        return self.dataset.maximum == 1 or self.experiment.data.binarisation == "none"
+
+    def check_memory_of_images(self) -> None:
+        """Raises InputError where the model does not read images from `Batch.context`."""
+        if not getattr(self.model, "reads_context", False):
+            raise InputError(
+                f"{self.workdir}: {self.experiment.name} has no images in memory, expected a model "
+                "that reads them"
+            )
+
+    def record(self, task: str, split: str, metric: str, /, **fields: Any) -> Record:
         """A record of this run; `fields` as in Record."""
         reference = self.experiment.reference
         base = configs.EXPERIMENTS.get(self.experiment.name, self.experiment)

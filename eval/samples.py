@@ -1,5 +1,7 @@
 """Pictures of a run: data, reconstructions, samples from the prior."""
 
+from typing import TYPE_CHECKING
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,7 +12,11 @@ from memjax.errors import InputError
 from memjax.types import Batch
 
 from .likelihood import with_statistics
+from .options import check_at_least, check_seeds
 from .run import Own, Run, Step, open_run
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def samples(
@@ -39,19 +45,17 @@ def samples(
     Raises:
         InputError: num_images below 1, or anything wrong with the run.
     """
-    if seed not in range(2**32):
-        raise InputError(f"--seed: found {seed}, expected 0 to {2**32 - 1}")
+    check_seeds(seed=seed)
     run, _ = with_statistics(open_run(workdir, data_dir, step, experiment), "pass")
     path = epath.Path(output) if output else run.workdir / "samples.png"
-    save_panels(pictures(run, num_images, seed), path)
+    save_figure(plots.panels(pictures(run, num_images, seed)), path)
     print(path)
     return path
 
 
 def pictures(run: Run, num_images: int, seed: int = 0) -> dict[str, np.ndarray]:
     """Title -> images `[N, H, W, C]` in [0, 1]: test images, reconstructions, samples (means)."""
-    if num_images < 1:
-        raise InputError(f"--num-images: found {num_images}, expected at least 1")
+    check_at_least(num_images=num_images)
     images = run.dataset.splits["test"].images[:num_images]
     index = jnp.arange(len(images))
 
@@ -70,8 +74,8 @@ def pictures(run: Run, num_images: int, seed: int = 0) -> dict[str, np.ndarray]:
     return dict(zip(titles, map(np.asarray, draw()), strict=True))
 
 
-def save_panels(titled: dict[str, np.ndarray], path: epath.Path) -> None:
-    """Write panels as PNG.
+def save_figure(figure: "Figure", path: epath.Path) -> None:
+    """Write a figure as PNG.
 
     Raises:
         InputError: the file is not to be a PNG, or cannot be written.
@@ -79,7 +83,7 @@ def save_panels(titled: dict[str, np.ndarray], path: epath.Path) -> None:
     if path.suffix.lower() != ".png":
         raise InputError(f"{path}: found another ending, expected .png")
     try:
-        plots.save(plots.panels(titled), path)
+        plots.save(figure, path)
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror}), expected a writable folder"

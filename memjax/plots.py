@@ -7,6 +7,7 @@ import numpy as np
 from etils import epath
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 
@@ -73,6 +74,59 @@ def curves(
     axis.grid(alpha=0.3)
     axis.legend()
     return figure
+
+
+def memory(
+    targets: np.ndarray,
+    probabilities: np.ndarray,
+    entries: np.ndarray,
+    address: np.ndarray,
+    samples: np.ndarray,
+    best: int = 5,
+) -> "Figure":
+    """Which entries of a memory explain a target, and what is made of an entry.
+
+    Args:
+        targets: `[R, H, W, C]`.
+        probabilities: `[R, M]`, q(a | x) of each target.
+        entries: `[M, H, W, C]`, what the memory holds.
+        address: `[S]`, entries that samples were drawn from.
+        samples: `[S * J, H, W, C]`, J of each.
+        best: entries that are shown of each target.
+    """
+    from matplotlib.figure import Figure
+
+    rows = len(targets)
+    figure = Figure(figsize=(11, 0.9 * rows + 0.8), layout="constrained")
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(3, 2))[0]
+    left.suptitle("target, q(a | x), entries with the largest")
+    axes = left.subplots(rows, 2 + best, width_ratios=(1, 4, *(1 for _ in range(best))))
+    for row, target, of_entry in zip(axes.reshape(rows, -1), targets, probabilities, strict=True):
+        _image(row[0], target)
+        # Lines, since bars would be thinner than a pixel with thousands of entries.
+        row[1].vlines(np.arange(len(of_entry)), 0, of_entry, linewidth=1.5)
+        row[1].set_ylim(0, 1)
+        row[1].tick_params(labelsize=6)
+        for axis, entry in zip(row[2:], np.argsort(-of_entry), strict=False):
+            _image(axis, entries[entry])
+            axis.set_title(f"{of_entry[entry]:.2f}", fontsize=7, pad=2)
+        for axis in row[2 + len(of_entry) :]:
+            axis.set_axis_off()
+    right.suptitle("entry, samples of p(x | m_a)")
+    grid = samples.reshape(len(address), -1, *samples.shape[1:])
+    with_entry = np.concatenate([entries[address][:, None], grid], axis=1)
+    axis = right.subplots()
+    axis.imshow(
+        tile(with_entry.reshape(-1, *samples.shape[1:]), with_entry.shape[1]),
+        interpolation="nearest",
+    )
+    axis.set_axis_off()
+    return figure
+
+
+def _image(axis: "Axes", image: np.ndarray) -> None:
+    axis.imshow(tile(image[None], 1), interpolation="nearest")
+    axis.set_axis_off()
 
 
 def save(figure: "Figure", path: epath.Path) -> None:

@@ -8,12 +8,12 @@ neither the size of a chunk nor the number of devices is part of the answer.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.nn import logsumexp
 
 from memjax import bounds, sampling
 from memjax.types import Array, Batch, Module, Variables
@@ -66,7 +66,6 @@ def log_weights_and_diagnostics(
     key: Array,
     num_samples: int,
     chunk_size: int,
-    address: Array | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """`log_weights`, and the means `[B]` over samples of what else a model says of itself.
 
@@ -77,62 +76,52 @@ def log_weights_and_diagnostics(
         key: a typed key.
         num_samples: K.
         chunk_size: samples that are decoded together; the means are over whole chunks.
-        address: `[B]`, for a model with addresses: the one that all samples have.
 
     Returns:
-        `[K, B]` in nats, and name -> `[B]`: the model's diagnostics and `reconstruction_nll`.
+        `[K, B]` in nats, and name -> `[B]`: the model's diagnostics, `reconstruction_nll` and
+        `elbo`, whose KL is in closed form where it has one.
     """
     encoding = model.apply(variables, batch, False, method="encode")
+    of = (model, variables, batch, encoding)
+    return log_weights_of_encoding(*of, key, num_samples, chunk_size)
+
+
+def log_weights_of_encoding(
+    model: Module,
+    variables: Variables,
+    batch: Batch,
+    encoding: Any,
+    key: Array,
+    num_samples: int,
+    chunk_size: int,
+    address: Array | None = None,
+) -> tuple[Array, dict[str, Array]]:
+    """`log_weights_and_diagnostics` of an encoding that is there already.
+
+    Args:
+        model: a linen module that follows `types.Model`.
+        variables: `params` and `batch_stats`.
+        batch: B images.
+        encoding: what `model.encode(batch, train=False)` returned.
+        key: a typed key.
+        num_samples: K.
+        chunk_size: samples that are decoded together.
+        address: `[B]`, for a model with addresses: the one that all samples have.
+    """
 
     def one_chunk(first: Array) -> tuple[Array, dict[str, Array]]:
         keys = sampling.sample_keys(key, batch.index, first + jnp.arange(chunk_size))
         terms = sampling.sample_terms_of_encoding(model, variables, batch, encoding, keys, address)
-        named = {"reconstruction_nll": -terms.log_likelihood, **terms.diagnostics}
+        named = {
+            "elbo": terms.log_likelihood - terms.kl,
+            "reconstruction_nll": -terms.log_likelihood,
+            **terms.diagnostics,
+        }
         return terms.log_weights, {name: value.mean(axis=0) for name, value in named.items()}
 
     weights, means = lax.map(one_chunk, jnp.arange(0, num_samples, chunk_size))
     whole = weights.reshape(-1, batch.images.shape[0])[:num_samples]
     return whole, {name: value.mean(axis=0) for name, value in means.items()}
-
-
-def sum_over_addresses(
-    model: Module,
-    variables: Variables,
-    batch: Batch,
-    key: Array,
-    num_samples: int,
-    chunk_size: int,
-) -> Array:
-    """log p(x | M) with the address summed out, and importance samples of z alone.
-
-    The ruler for estimates that draw the address: they converge to it from below. It takes M times
-    their work.
-
-    Args:
-        model: a model with addresses.
-        variables: `params` and `batch_stats`.
-        batch: B images.
-        key: a typed key.
-        num_samples: K, of z at each address.
-        chunk_size: samples that are decoded together.
-
-    Returns:
-        `[B]` in nats.
-
-    Source: Bornschein et al. 2017, equation 1.
-    """
-    encoding = model.apply(variables, batch, False, method="encode")
-    _, log_prior = model.apply(variables, batch, encoding, method="address_log_probs")
-
-    def one_address(address: Array) -> Array:
-        # The weights hold p(a) and not q(a | x): each estimates p(a) p(x | m_a).
-        forced = jnp.full(batch.images.shape[0], address)
-        found, _ = log_weights_and_diagnostics(
-            model, variables, batch, key, num_samples, chunk_size, forced
-        )
-        return bounds.iwae_bound(found)
-
-    return logsumexp(lax.map(one_address, jnp.arange(log_prior.shape[0])), axis=0)
 
 
 def summarise(weights: Array, numbers: Sequence[int]) -> Likelihood:

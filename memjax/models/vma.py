@@ -3,6 +3,7 @@
 Bornschein, Mnih, Zoran and Rezende, Variational memory addressing in generative models, NIPS 2017.
 """
 
+import dataclasses
 import math
 from typing import Any, Literal
 
@@ -77,7 +78,7 @@ class VMA(nn.Module):
         blended: what soft attention mixes: `features` that the networks make of the entries, or
             the entries' `pixels` themselves (every sample then reads its own mixture anew).
         kind: of networks: `dense`, or `convolutional` with skips from the entry to the image.
-        hidden: units of the dense hidden layers, from the image up.
+        hidden: units of the dense hidden layers, in this order in the encoder and the decoder.
         maps: of the convolutions, from the image up.
         pyramids: see `networks.ConvolutionalNetworks`.
         latent: dimensions of z.
@@ -107,6 +108,11 @@ class VMA(nn.Module):
     embeddings: Embeddings = "separate"
     precision: SetByProgram[Precision] = "float32"
     batch_axes: SetByProgram[Axes] = ()
+
+    @property
+    def reads_context(self) -> bool:
+        """Whether its memory is `Batch.context`."""
+        return self.addressing != "none" and self.memory == "episode"
 
     def setup(self) -> None:
         self._check()
@@ -170,6 +176,23 @@ class VMA(nn.Module):
         del batch
         log_q, memory = self._hard(encoding)
         return log_q, memory.log_prior
+
+    def shuffle_memory(self, batch: Batch, encoding: Encoding, key: Array) -> Encoding:
+        """The encoding with contents out of place: whatever a was found by, a has another's.
+
+        What a model loses by it is what its memory was worth.
+
+        Raises:
+            InputError: the model has no addresses.
+        """
+        del batch
+        _, memory = self._hard(encoding)
+        size = memory.log_prior.shape[0]
+        # Each entry of a random circle has the contents of the next one.
+        circle = jax.random.permutation(key, size)
+        others = jnp.zeros(size, jnp.int32).at[circle].set(jnp.roll(circle, 1))
+        moved = dataclasses.replace(memory, reading=hard_read(memory.reading, others))
+        return dataclasses.replace(encoding, memory=moved)
 
     def reconstruct(self, batch: Batch, encoding: Encoding, keys: Array) -> Array:
         """Means `[B, H, W, C]` of p(x | z, m_a) at one sample of the posterior."""

@@ -1,0 +1,84 @@
+"""The likelihood of images of classes that a memory shows a few drawings of."""
+
+import logging
+
+from .episodes import Counted, Protocol, SplitName, Writer, likelihood_of, over_episodes, shown
+from .options import check_at_least, check_seeds, split_of
+from .records import Record
+from .run import Own, Step, open_run
+
+logger = logging.getLogger("memjax")
+
+
+def few_shot(
+    workdir: str,
+    ways: tuple[int, ...] = (8,),
+    shots: tuple[int, ...] = (4,),
+    targets_per_class: int = 4,
+    num_targets: int = 4,
+    shots_counted: Counted = "per_class",
+    replacement: bool = False,
+    guaranteed: bool = False,
+    num_episodes: int = 100,
+    num_samples: int = 1000,
+    chunk_size: int = 10,
+    split: SplitName = "test",
+    data_dir: str | None = None,
+    step: Step = "latest",
+    seed: int = 0,
+    experiment: Own = None,
+) -> list[Record]:
+    """Estimate log p(x | memory) over episodes, for every pair of ways and shots.
+
+    Args:
+        workdir: of a training run; a model without memory has the same value for all pairs.
+        ways: classes of an episode.
+        shots: images in memory, of each class or in all.
+        targets_per_class: where shots are counted per class; other drawings than in memory.
+        num_targets: where shots are counted in all.
+        shots_counted: per_class gives each class as many images; total draws the class of every
+            image, as the code of Generative Matching Networks does.
+        replacement: of shots counted in all: a class, and an image, may be drawn twice, so that a
+            target can be a copy of what is in memory. `copied` is how often.
+        guaranteed: of shots counted in all: targets are of classes that memory has an image of.
+        num_episodes: to average over.
+        num_samples: importance samples of each target.
+        chunk_size: samples together; it changes speed and memory, not the answer.
+        split: of the data set.
+        data_dir: folder with <dataset>.npz files.
+        step: latest, best (by validation bound) or the step of a checkpoint.
+        seed: of the episodes and of the samples.
+        experiment: as in `memjax.restore`, for a run of one's own experiment.
+
+    Raises:
+        InputError: a number below 1, more classes or drawings than there are, or anything wrong
+            with the run.
+    """
+    check_at_least(num_episodes=num_episodes, num_samples=num_samples, chunk_size=chunk_size)
+    check_seeds(seed=seed)
+    run = open_run(workdir, data_dir, step, experiment)
+    images = split_of(run, split)
+    protocols = [
+        Protocol(way, shot, targets_per_class, num_targets, shots_counted, replacement, guaranteed)
+        for way in ways
+        for shot in shots
+    ]
+    for protocol in protocols:
+        protocol.check(images, run.dataset.name)
+    writer = Writer(run, "few_shot", split, seed)
+    measure = likelihood_of(run, num_samples, chunk_size)
+    for protocol in protocols:
+        title = f"{protocol.ways} ways, {protocol.shots} shots"
+        found = over_episodes(
+            run,
+            split,
+            protocol.drawer(images),
+            measure,
+            num_episodes,
+            seed,
+            title,
+            copies=replacement,
+        )
+        new = writer.add(found, protocol.describe(), num_samples)
+        logger.info("%s: %s", title, ", ".join(f"{one.metric} {shown(one)}" for one in new))
+    return writer.written

@@ -1,0 +1,184 @@
+"""What a model does with its memory: how much, which entries, and what it would be without."""
+
+import functools
+import logging
+import math
+from typing import TYPE_CHECKING
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from memjax import bounds, data, plots, sampling, training
+from memjax.errors import InputError
+from memjax.evaluation import log_weights_of_encoding
+from memjax.types import Array, Batch, Variables
+
+from .episodes import Draw, Found, Measure, SplitName, Writer, over_episodes, shown
+from .options import check_at_least, check_seeds, split_of
+from .records import Record
+from .run import Own, Run, Step, open_run
+from .samples import save_figure
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+logger = logging.getLogger("memjax")
+# An entry is dead if q(a | x) gives it less than this part of an even share.
+DEAD = 0.01
+SAMPLES = 12  # in a row of the picture
+
+
+def memory(
+    workdir: str,
+    num_batches: int = 50,
+    num_samples: int = 100,
+    chunk_size: int = 10,
+    split: SplitName = "test",
+    output: str | None = None,
+    data_dir: str | None = None,
+    step: Step = "latest",
+    seed: int = 0,
+    experiment: Own = None,
+) -> list[Record]:
+    """Measure how a model with addresses uses its memory, and draw it.
+
+    Batches are drawn as in training, of the split. Beside the likelihood and its parts:
+    `entropy_prior` of p(a); `entropy_posterior` of the mean of q(a | x), over all targets where
+    memory is learned and over each batch's where it is not; `dead_entries`, the part of the
+    entries that this mean gives less than a hundredth of an even share; `nll_shuffled`, with the
+    contents of the memory out of place.
+
+    Args:
+        workdir: of a training run of a model with addresses.
+        num_batches: to average over.
+        num_samples: importance samples of each target.
+        chunk_size: samples together; it changes speed and memory, not the answer.
+        split: of the data set.
+        output: the PNG; memory.png in the workdir if not given.
+        data_dir: folder with <dataset>.npz files.
+        step: latest, best (by validation bound) or the step of a checkpoint.
+        seed: of the batches and of the samples.
+        experiment: as in `memjax.restore`, for a run of one's own experiment.
+
+    Raises:
+        InputError: a number below 1, a model without addresses, or anything wrong with the run.
+
+    Source: Bornschein et al. 2017, sections 4.1 and 4.2, figures 2B, 3 and 4A.
+    """
+    check_at_least(num_batches=num_batches, num_samples=num_samples, chunk_size=chunk_size)
+    check_seeds(seed=seed)
+    run = open_run(workdir, data_dir, step, experiment)
+    if getattr(run.model, "addressing", None) != "hard":
+        raise InputError(
+            f"{workdir}: {run.experiment.name} has no addresses, expected a model with"
+        )
+    draw, most = as_in_training(run, split, seed)
+    writer = Writer(run, "memory", split, seed)
+    found = over_episodes(
+        run,
+        split,
+        draw,
+        use_of_memory(run, num_samples, chunk_size),
+        min(num_batches, most),
+        seed,
+        "batches",
+    )
+    size = found["posterior"].shape[-1]
+    found |= usage(found.pop("posterior"), learned=run.model.memory == "learned")
+    sampler = run.experiment.sampler
+    protocol = {
+        **{"memory_size": size, "memory": run.model.memory, "drawn_by": type(sampler).__name__},
+        **{name: value for name, value in vars(sampler).items() if name in ("ways", "shots")},
+    }
+    for one in writer.add(found, protocol, num_samples):
+        logger.info("%s %s", one.metric, shown(one, 3))
+    logger.info("ln M = %.3f", math.log(size))
+    path = epath.Path(output) if output else run.workdir / "memory.png"
+    save_figure(picture(run, draw, split, seed), path)
+    print(path)
+    return writer.written
+
+
+def as_in_training(run: Run, split: SplitName, seed: int) -> tuple[Draw, int]:
+    """What draws the batches of one epoch of a split, and how many there are."""
+    experiment, images = run.experiment, split_of(run, split)
+    sampler, size = experiment.sampler, experiment.train.batch_size
+    sampler.check(images, f"{split} images of {run.dataset.name}", size)
+    plan = jnp.asarray(sampler.plan(seed, 0, len(images), size))
+    tables = sampler.tables(images)
+    return lambda key, batch: sampler.draw(tables, plan[batch], key, size), len(plan)
+
+
+def use_of_memory(run: Run, num_samples: int, chunk_size: int) -> Measure:
+    """Measures the likelihood, with the memory as it is and shuffled, and the addresses."""
+    model, chunk = run.model, min(chunk_size, num_samples)
+
+    def measure(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
+        encoding = model.apply(variables, batch, False, method="encode")
+        log_q, log_p = model.apply(variables, batch, encoding, method="address_log_probs")
+        shuffled = model.apply(variables, batch, encoding, key, method="shuffle_memory")
+        (weights, said), (others, _) = (
+            log_weights_of_encoding(model, variables, batch, found, key, num_samples, chunk)
+            for found in (encoding, shuffled)
+        )
+        return {
+            "nll": -bounds.iwae_bound(weights),
+            "nll_shuffled": -bounds.iwae_bound(others),
+            **said,
+            "entropy_prior": -jnp.sum(jnp.exp(log_p) * log_p),
+            "posterior": jnp.exp(log_q),
+        }
+
+    return measure
+
+
+def usage(posterior: np.ndarray, learned: bool) -> Found:
+    """Entropy and dead entries of the mean of q(a | x), from `[E, B, M]`.
+
+    The entries of a learned memory are the same in all batches, so the mean is over all; else
+    there is one of each batch.
+    """
+    means = posterior.mean(axis=(0, 1), keepdims=True)[0] if learned else posterior.mean(axis=1)
+    size = posterior.shape[-1]
+    logs = np.log(np.maximum(means, np.finfo(np.float32).tiny))
+    return {
+        "entropy_posterior": -(means * logs).sum(axis=-1),
+        "dead_entries": (means < DEAD / size).mean(axis=-1),
+    }
+
+
+def picture(run: Run, draw: Draw, split: SplitName, seed: int, rows: int = 6) -> "Figure":
+    """q(a | x) of a few targets with the entries it prefers, and samples that share an entry."""
+    images = jnp.asarray(split_of(run, split).images)
+    key = training.stream(seed, "samples")
+    of_samples, of_places, ink, of_choice = jax.random.split(key, 4)
+    binarisation: data.Binarisation = "none" if run.is_binary else "fixed"
+
+    @jax.jit
+    def found(variables: Variables) -> dict[str, Array]:
+        batch = data.gather(
+            draw(of_places, jnp.int32(0)), images, ink, binarisation, run.dataset.maximum
+        )
+        encoding = run.model.apply(variables, batch, False, method="encode")
+        log_q, log_p = run.model.apply(variables, batch, encoding, method="address_log_probs")
+        size = log_p.shape[0]
+        every = jnp.arange(size)
+        generate = functools.partial(sampling.generate, run.model, variables, of_samples)
+        # Of a learned memory, what an entry stands for is what is made of it.
+        entries = generate(size, batch.context, address=every).means
+        address = jax.random.categorical(of_choice, log_p, shape=(rows,))
+        samples = generate(
+            rows * SAMPLES, batch.context, address=jnp.repeat(address, SAMPLES)
+        ).means
+        chosen = jax.random.permutation(of_choice, batch.images.shape[0])[:rows]
+        return {
+            "targets": batch.images[chosen],
+            "probabilities": jnp.exp(log_q)[chosen],
+            "entries": entries if batch.context is None else batch.context,
+            "address": address,
+            "samples": samples,
+        }
+
+    return plots.memory(**jax.tree.map(np.asarray, found(run.variables)))

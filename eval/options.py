@@ -1,0 +1,46 @@
+"""Options that several tasks take, checked: from Python no command line has done it before."""
+
+from typing import Any
+
+from memjax.data import Split
+from memjax.errors import InputError
+
+from .run import Run
+
+
+def check_at_least(least: int = 1, **numbers: int | None) -> None:
+    """Raises InputError for an option below `least`; None is one that was not given."""
+    for name, value in numbers.items():
+        if value is not None and value < least:
+            raise InputError(f"{_option(name)}: found {value}, expected at least {least}")
+
+
+def check_seeds(**seeds: int) -> None:
+    """Raises InputError for a seed that is no 32-bit number."""
+    for name, value in seeds.items():
+        if value not in range(2**32):
+            raise InputError(f"{_option(name)}: found {value}, expected 0 to {2**32 - 1}")
+
+
+def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
+    """Raises InputError for a value that is not one of the choices."""
+    if value not in choices:
+        raise InputError(f"{_option(name)}: found {value!r}, expected one of {choices}")
+
+
+def split_of(run: Run, name: str) -> Split:
+    """A split of the run's data.
+
+    Raises:
+        InputError: the data set has no such split.
+    """
+    if name not in run.dataset.splits:
+        raise InputError(
+            f"--split: {run.dataset.name} has no {name} split in this run, expected one of "
+            f"{', '.join(run.dataset.splits)}"
+        )
+    return run.dataset.splits[name]
+
+
+def _option(name: str) -> str:
+    return "--" + name.replace("_", "-")
