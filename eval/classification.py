@@ -60,7 +60,7 @@ def classification(
     check_at_least(0, num_samples=num_samples)
     check_seeds(seed=seed)
     run = open_run(workdir, data_dir, step, experiment)
-    run.check_memory_of_images()
+    run.check_reads_context()
     if getattr(run.model, "addressing", None) != "hard":
         raise InputError(
             f"{workdir}: {run.experiment.name} has no addresses, expected a model with"

@@ -128,6 +128,16 @@ class Protocol:
         }
 
 
+def as_in_training(run: Run, split: SplitName, seed: int) -> tuple[Draw, int]:
+    """What draws the batches of one epoch of a split, and how many there are."""
+    experiment, images = run.experiment, split_of(run, split)
+    sampler, size = experiment.sampler, experiment.train.batch_size
+    sampler.check(images, f"{split} images of {run.dataset.name}", size)
+    plan = jnp.asarray(sampler.plan(seed, 0, len(images), size))
+    tables = sampler.tables(images)
+    return lambda key, batch: sampler.draw(tables, plan[batch], key, size), len(plan)
+
+
 def over_episodes(
     run: Run,
     split: SplitName,

@@ -83,6 +83,11 @@ def likelihood(
     check_choice("batch_norm", batch_norm, ("pass", "moving_average"))
     check_choice("precision", precision, (None, *get_args(Precision)))
     run = open_run(workdir, data_dir, step, experiment)
+    if run.reads_context:
+        raise InputError(
+            f"{workdir}: {run.experiment.name} is given its memory with each batch, expected `eval "
+            "few-shot` or `eval recall` for it"
+        )
     origin = records.here()  # of the code that runs, whatever is edited meanwhile
     records.load(run.workdir / workdirs.RESULTS)  # before the work rather than after it
     split_of(run, split)

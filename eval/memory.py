@@ -15,7 +15,7 @@ from memjax.errors import InputError
 from memjax.evaluation import log_weights_of_encoding
 from memjax.types import Array, Batch, Variables
 
-from .episodes import Draw, Found, Measure, SplitName, Writer, over_episodes, shown
+from .episodes import Draw, Found, Measure, SplitName, Writer, as_in_training, over_episodes, shown
 from .options import check_at_least, check_seeds, split_of
 from .records import Record
 from .run import Own, Run, Step, open_run
@@ -99,16 +99,6 @@ def memory(
     save_figure(picture(run, draw, split, seed), path)
     print(path)
     return writer.written
-
-
-def as_in_training(run: Run, split: SplitName, seed: int) -> tuple[Draw, int]:
-    """What draws the batches of one epoch of a split, and how many there are."""
-    experiment, images = run.experiment, split_of(run, split)
-    sampler, size = experiment.sampler, experiment.train.batch_size
-    sampler.check(images, f"{split} images of {run.dataset.name}", size)
-    plan = jnp.asarray(sampler.plan(seed, 0, len(images), size))
-    tables = sampler.tables(images)
-    return lambda key, batch: sampler.draw(tables, plan[batch], key, size), len(plan)
 
 
 def use_of_memory(run: Run, num_samples: int, chunk_size: int) -> Measure:

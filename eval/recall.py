@@ -54,7 +54,7 @@ def recall(
     check_at_least(num_targets=num_targets)
     check_seeds(seed=seed)
     run = open_run(workdir, data_dir, step, experiment)
-    run.check_memory_of_images()
+    run.check_reads_context()
     count = len(split_of(run, split))
     for size in memory_size:
         if not num_targets <= size <= count:

@@ -55,9 +55,14 @@ class Run:
         """Whether images are used as they are: 0/1 data, or grey levels are wanted."""
         return self.dataset.maximum == 1 or self.experiment.data.binarisation == "none"
 
-    def check_memory_of_images(self) -> None:
+    @property
+    def reads_context(self) -> bool:
+        """Whether the model's memory are the images of `Batch.context`."""
+        return getattr(self.model, "reads_context", False)
+
+    def check_reads_context(self) -> None:
         """Raises InputError where the model does not read images from `Batch.context`."""
-        if not getattr(self.model, "reads_context", False):
+        if not self.reads_context:
             raise InputError(
                 f"{self.workdir}: {self.experiment.name} has no images in memory, expected a model "
                 "that reads them"

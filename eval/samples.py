@@ -8,15 +8,19 @@ import numpy as np
 from etils import epath
 
 from memjax import data, plots, sampling, training
+from memjax.data import Drawn
 from memjax.errors import InputError
-from memjax.types import Batch
+from memjax.types import Variables
 
+from .episodes import as_in_training
 from .likelihood import with_statistics
 from .options import check_at_least, check_seeds
 from .run import Own, Run, Step, open_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+TITLES = ("memory", "test images", "reconstructions", "samples")
 
 
 def samples(
@@ -54,24 +58,33 @@ def samples(
 
 
 def pictures(run: Run, num_images: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Title -> images `[N, H, W, C]` in [0, 1]: test images, reconstructions, samples (means)."""
+    """Title -> images `[N, H, W, C]` in [0, 1]: test images, reconstructions, samples (means).
+
+    A model that is given its memory sees that of one episode, which is shown too.
+    """
     check_at_least(num_images=num_images)
-    images = run.dataset.splits["test"].images[:num_images]
-    index = jnp.arange(len(images))
+    draw = as_in_training(run, "test", seed)[0] if run.reads_context else None
+    images = jnp.asarray(run.dataset.splits["test"].images)
+    key, sample_key = jax.random.split(training.stream(seed, "samples"))
 
     @jax.jit
-    def draw() -> tuple[jax.Array, jax.Array, jax.Array]:
-        key, sample_key = jax.random.split(training.stream(seed, "samples"))
-        pixels = data.prepare_images(jnp.asarray(images), index, key, "none", run.dataset.maximum)
-        again = sampling.reconstruct(run.model, run.variables, Batch(pixels, index), key)
-        return (
-            pixels,
-            again,
-            sampling.generate(run.model, run.variables, sample_key, num_images).means,
-        )
+    def found(variables: Variables, images: jax.Array) -> dict[str, jax.Array]:
+        index = jnp.arange(min(num_images, len(images)))
+        drawn = Drawn(index) if draw is None else draw(key, jnp.int32(0))
+        batch = data.gather(drawn, images, key, "none", run.dataset.maximum)
+        again = sampling.reconstruct(run.model, variables, batch, key)
+        context = batch.context
+        return {
+            **({} if context is None else {"memory": context[:num_images]}),
+            "test images": batch.images[:num_images],
+            "reconstructions": again[:num_images],
+            "samples": sampling.generate(
+                run.model, variables, sample_key, num_images, context
+            ).means,
+        }
 
-    titles = ("test images", "reconstructions", "samples")
-    return dict(zip(titles, map(np.asarray, draw()), strict=True))
+    shown = found(run.variables, images)
+    return {title: np.asarray(shown[title]) for title in TITLES if title in shown}
 
 
 def save_figure(figure: "Figure", path: epath.Path) -> None:
