@@ -26,7 +26,7 @@ class Reading:
 
     Attributes:
         decoder: the entries' share of the decoder's first layer.
-        skips: the entries' shares of the decoder's later layers, none in dense networks.
+        skips: the entries' shares of the decoder's later layers.
         latent: what z depends on, None where z comes before the reading.
     """
 
@@ -102,6 +102,9 @@ class DenseNetworks(nn.Module):
         hidden: units of the hidden layers, in this order in the encoder and in the decoder, as the
             paper names them once for both. The other way round, recall gets an image through 128
             units before it meets a nonlinearity.
+        skips: whether the decoder's later layers see the entry too, as in convolutional networks.
+            The paper does not say. Without them the last hidden layer is a bottleneck, and recall
+            copies images no better than to 19 nats within 14,000 steps.
         matching: E, dimensions of the embeddings.
         embeddings: `shared` embeds images and entries by one network, `separate` by two.
         precision: of the matrix products.
@@ -114,6 +117,7 @@ class DenseNetworks(nn.Module):
     hidden: tuple[int, ...] = (256, 128)
     matching: int = 128
     embeddings: Embeddings = "separate"
+    skips: bool = True
     precision: Precision = "float32"
 
     def setup(self) -> None:
@@ -130,7 +134,10 @@ class DenseNetworks(nn.Module):
         self.prior = self._mlp(*self.hidden, 2 * self.latent)
         self.decoder_of_latent = self._mlp(first)
         self.decoder_of_entry = self._mlp(first)
-        self.decoder_rest = self._mlp(*rest, pixels)
+        self.decoder_rest = [Dense(units, self.precision) for units in (*rest, pixels)]
+        self.skip_layers = [
+            Dense(units, self.precision, use_bias=False) for units in (*rest, pixels) if self.skips
+        ]
 
     def embed_images(self, images: Array) -> Array:
         return self.query(_flat(images))
@@ -147,10 +154,11 @@ class DenseNetworks(nn.Module):
     def read_entries(self, entries: Array, latent: bool) -> Reading:
         entries = _flat(entries)
         decoder = self.decoder_of_entry(entries)
+        skips = tuple(skip(entries) for skip in self.skip_layers)
         if not latent:
-            return Reading(decoder)
+            return Reading(decoder, skips)
         posterior = self.posterior_of_entry(entries)
-        return Reading(decoder, latent=LatentReading(posterior, *_halves(self.prior(entries))))
+        return Reading(decoder, skips, LatentReading(posterior, *_halves(self.prior(entries))))
 
     def posterior(self, images: Array, reading: LatentReading | None) -> tuple[Array, Array]:
         h = images if reading is None else images + reading.posterior
@@ -160,7 +168,11 @@ class DenseNetworks(nn.Module):
         h = self.decoder_of_latent(z)
         if reading is not None:
             h = h + reading.decoder
-        return self.decoder_rest(nn.relu(h)).reshape(-1, *self.image_shape)
+        for i, layer in enumerate(self.decoder_rest):
+            h = layer(nn.relu(h))
+            if reading is not None and reading.skips:
+                h = h + reading.skips[i]
+        return h.reshape(-1, *self.image_shape)
 
     def _mlp(self, *features: int) -> MLP:
         return MLP(features, self.precision)
@@ -179,6 +191,8 @@ class ConvolutionalNetworks(nn.Module):
         hidden: units of the dense layers behind a pyramid.
         matching: E, dimensions of the embeddings.
         embeddings: `shared` embeds images and entries by one network, `separate` by two.
+        skips: whether the decoder's upscaling layers see the entry's pyramid, or z and the vector
+            alone.
         pyramids: `shared` is one pyramid of an entry for posterior, prior and decoder; `separate`
             is one for each.
         precision: of the products.
@@ -193,6 +207,7 @@ class ConvolutionalNetworks(nn.Module):
     hidden: tuple[int, ...] = (256,)
     matching: int = 128
     embeddings: Embeddings = "separate"
+    skips: bool = True
     pyramids: Pyramids = "shared"
     precision: Precision = "float32"
 
@@ -229,7 +244,8 @@ class ConvolutionalNetworks(nn.Module):
     def read_entries(self, entries: Array, latent: bool) -> Reading:
         features = self.entry_pyramid(entries)
         top = _flat(features[-1])
-        decoder, skips = self.entry_vector(top), self.mirror.project(features)
+        decoder = self.entry_vector(top)
+        skips = self.mirror.project(features) if self.skips else ()
         if not latent:
             return Reading(decoder, skips)
         of_posterior = of_prior = top
@@ -246,7 +262,7 @@ class ConvolutionalNetworks(nn.Module):
     def decode(self, z: Array, reading: Reading | None) -> Array:
         if reading is None:
             return self.mirror(z)
-        return self.mirror(jnp.concatenate([z, reading.decoder], axis=-1), reading.skips)
+        return self.mirror(jnp.concatenate([z, reading.decoder], axis=-1), reading.skips or None)
 
     def _mlp(self, *features: int) -> MLP:
         return MLP(features, self.precision)

@@ -60,22 +60,26 @@ _bfloat16_matmul.defvjp(_bfloat16_forward, _bfloat16_backward)
 
 
 class Dense(nn.Module):
-    """A linear layer with bias: Glorot-uniform kernel, zero bias.
+    """A linear layer: Glorot-uniform kernel, zero bias.
 
     Attributes:
         features: E, the number of outputs.
         precision: of the matrix product, see `matmul`.
+        use_bias: whether there is a bias.
     """
 
     features: int
     precision: Precision = "float32"
+    use_bias: bool = True
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.glorot_uniform(), shape)
-        bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        return matmul(x, kernel, self.precision) + bias
+        y = matmul(x, kernel, self.precision)
+        if not self.use_bias:
+            return y
+        return y + self.param("bias", nn.initializers.zeros, (self.features,))
 
 
 def batch_moments(x: Array, axes: Axes = ()) -> tuple[Array, Array]:

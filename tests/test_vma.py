@@ -210,7 +210,10 @@ def test_same_class_is_the_probability_of_the_targets_class() -> None:
 
 def test_no_parameter_is_without_use() -> None:
     given = batch()
-    for fields in ({}, {"addressing": "soft"}, {"addressing": "none"}, {"memory": "learned"}):
+    # Cosines keep the softmax from being 0 or 1.
+    conv = {"kind": "convolutional", "maps": (8, 8), "similarity": "cosine"}
+    others = ({"addressing": "soft"}, {"addressing": "none"}, {"memory": "learned"})
+    for fields in ({}, *others, {"skips": False}, conv, conv | {"skips": False}):
         model = vma(**fields)
         start = variables(model, given)
 

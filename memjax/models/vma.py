@@ -79,6 +79,8 @@ class VMA(nn.Module):
             the entries' `pixels` themselves (every sample then reads its own mixture anew).
         kind: of networks: `dense`, or `convolutional` with skips from the entry to the image.
         hidden: units of the dense hidden layers, in this order in the encoder and the decoder.
+        skips: whether the decoder's later layers see the entry, or its first alone; see
+            `networks.DenseNetworks`.
         maps: of the convolutions, from the image up.
         pyramids: see `networks.ConvolutionalNetworks`.
         latent: dimensions of z.
@@ -101,6 +103,7 @@ class VMA(nn.Module):
     blended: Literal["features", "pixels"] = "features"
     kind: Literal["dense", "convolutional"] = "dense"
     hidden: tuple[int, ...] = (256, 128)
+    skips: bool = True
     maps: tuple[int, ...] = (64, 64, 64, 64, 64, 64)
     pyramids: Pyramids = "shared"
     latent: int = 32
@@ -352,6 +355,7 @@ class VMA(nn.Module):
             "hidden": self.hidden,
             "matching": self.matching,
             "embeddings": self.embeddings,
+            "skips": self.skips,
             "precision": self.precision,
         }
         if self.kind == "dense":
