@@ -23,7 +23,7 @@ from memjax.data.drawings import STROKES
 from memjax.data.frey_faces import FREY_FACES
 from memjax.data.mnist import BINARIZED_MNIST, MNIST
 from memjax.data.ocr_letters import OCR_LETTERS
-from memjax.data.omniglot import OMNIGLOT, OMNIGLOT26, OMNIGLOT28
+from memjax.data.omniglot import OMNIGLOT, OMNIGLOT26, OMNIGLOT28, OMNIGLOT28_BY_DRAWING
 from memjax.data.omniglot_burda import OMNIGLOT_BURDA28
 from memjax.data.own import read_own
 from memjax.data.recipe import Recipe
@@ -38,6 +38,7 @@ RECIPES: dict[str, Recipe] = {
         OMNIGLOT,
         OMNIGLOT26,
         OMNIGLOT28,
+        OMNIGLOT28_BY_DRAWING,
         OMNIGLOT_BURDA28,
         OCR_LETTERS,
         FREY_FACES,
@@ -59,7 +60,7 @@ def load(
     """Loads a data set: one of `NAMES`, or the user's own `path/to/file.npz` (see `read_own`).
 
     Files come from data_dir, else from the folder that MEMJAX_DATA_DIR names, else (or where that
-    folder has no `<name>.npz`; omniglot105.npz for omniglot, omniglot26 and omniglot28) from their
+    folder has no `<name>.npz`; omniglot105.npz for omniglot and those made from it) from their
     published addresses. `digits` and `strokes` need none. The user's own file is looked for in the
     data folder where it is not at its path.
 
@@ -70,6 +71,8 @@ def load(
       omniglot26        29,580       -   2,880   45 alphabets, 5 (Syriac_(Serto), Sylheti, Tengwar,
                                                  Tibetan, ULOG): 1,479 classes, 144
       omniglot28        19,280       -  13,180   as omniglot
+      omniglot28_by_drawing
+                        24,345       -   8,115   15 and 5 drawings of every class
       omniglot_burda28  24,345       -   8,070   official
       ocr_letters       32,152  10,000  10,000
       frey_faces         1,865       -     100

@@ -13,7 +13,7 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from memjax.data.arrays import Split
+from memjax.data.arrays import Split, join
 from memjax.data.download import Source
 from memjax.data.loading import RECIPES
 from memjax.data.recipe import Recipe
@@ -171,6 +171,17 @@ def _omniglot28() -> Published:
     return _omniglot_of(images, [half for half, _ in _OMNIGLOT])
 
 
+def _omniglot28_by_drawing() -> Published:
+    whole = _omniglot28()
+    everything = join([whole.parts["train"], whole.parts["test"]])
+    # Two drawings of each class: the second is for testing.
+    parts = {
+        "train": everything.take(slice(0, None, 2)),
+        "test": everything.take(slice(1, None, 2)),
+    }
+    return dataclasses.replace(whole, parts=parts)
+
+
 def _omniglot_burda28() -> Published:
     train, test = _images(6, 28, 28), _images(3, 28, 28)
     # Two alphabets of two and one characters: (0, 1), (0, 2), (1, 1) are the classes 0, 1, 2.
@@ -234,6 +245,7 @@ PUBLISHED: dict[str, Callable[[], Published]] = {
     "omniglot": _omniglot,
     "omniglot26": _omniglot26,
     "omniglot28": _omniglot28,
+    "omniglot28_by_drawing": _omniglot28_by_drawing,
     "omniglot_burda28": _omniglot_burda28,
     "ocr_letters": _ocr_letters,
     "frey_faces": _frey_faces,

@@ -114,6 +114,17 @@ def test_omniglot28(real_folder: Path) -> None:
     np.testing.assert_array_equal(everything.images[..., 0], expected)
 
 
+def test_omniglot28_by_drawing(real_folder: Path) -> None:
+    dataset = load_real("omniglot28_by_drawing", real_folder)
+    whole = join(list(load_real("omniglot28", real_folder).splits.values()))
+    images = whole.images.reshape(1623, 20, 28, 28, 1)
+    for name, drawings in (("train", slice(15)), ("test", slice(15, 20))):
+        split = dataset.splits[name]
+        expected = images[:, drawings].reshape(-1, 28, 28, 1)
+        np.testing.assert_array_equal(split.images, expected)
+        np.testing.assert_array_equal(labels_of(split).reshape(1623, -1).std(axis=1), 0)
+
+
 def test_ocr_letters(real_folder: Path) -> None:
     dataset = load_real("ocr_letters", real_folder)
     sizes = {name: len(split) for name, split in dataset.splits.items()}
