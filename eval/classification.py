@@ -5,6 +5,7 @@ import logging
 import jax
 import jax.numpy as jnp
 
+from memjax.configs import published
 from memjax.errors import InputError
 from memjax.evaluation import log_joint_of_addresses
 from memjax.types import Array, Batch, Variables
@@ -81,7 +82,9 @@ def classification(
             seed,
             title,
         )
-        new = writer.add(found, protocol.describe(), num_samples or None)
+        said = protocol.describe()
+        paper = published.accuracy(run.experiment.name, said)
+        new = writer.add(found, said, num_samples or None, {"accuracy_q": paper})
         logger.info("%s: %s", title, ", ".join(map(describe, new)))
     return writer.written
 

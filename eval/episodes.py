@@ -6,7 +6,8 @@
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import jax
@@ -213,8 +214,21 @@ class Writer:
         self._started = time.monotonic()
         records.load(self._path)  # before the work rather than after it
 
-    def add(self, found: Found, protocol: dict[str, Any], num_samples: int | None) -> list[Record]:
-        """One record of each measure `[E, B]`: its mean, and the standard error over episodes."""
+    def add(
+        self,
+        found: Found,
+        protocol: dict[str, Any],
+        num_samples: int | None,
+        published: Mapping[str, float | None] = MappingProxyType({}),
+    ) -> list[Record]:
+        """Make one record of each measure: its mean, and the standard error over episodes.
+
+        Args:
+            found: name -> `[E]` or `[E, B]`.
+            protocol: what the measures depend on.
+            num_samples: importance samples of each target.
+            published: name -> the paper's value under this protocol.
+        """
         seconds = round(time.monotonic() - self._started, 1)
         self._started = time.monotonic()
         shape = max(found.values(), key=np.size).shape
@@ -228,7 +242,10 @@ class Writer:
             seconds=seconds,
             **self._origin,
         )
-        new = [make(name, **mean_over_episodes(values)) for name, values in found.items()]
+        new = [
+            make(name, paper=published.get(name), **mean_over_episodes(values))
+            for name, values in found.items()
+        ]
         records.add(self._path, new)
         self.written += new
         return new

@@ -2,6 +2,8 @@
 
 import logging
 
+from memjax.configs import published
+
 from .episodes import Counted, Protocol, SplitName, Writer, likelihood_of, over_episodes, shown
 from .options import check_at_least, check_seeds, split_of
 from .records import Record
@@ -79,6 +81,8 @@ def few_shot(
             title,
             copies=replacement,
         )
-        new = writer.add(found, protocol.describe(), num_samples)
+        said = protocol.describe()
+        paper = published.few_shot_nll(run.experiment.name, said)
+        new = writer.add(found, said, num_samples, {"nll": paper})
         logger.info("%s: %s", title, ", ".join(f"{one.metric} {shown(one)}" for one in new))
     return writer.written

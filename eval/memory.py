@@ -92,7 +92,9 @@ def memory(
         **{"memory_size": size, "memory": run.model.memory, "drawn_by": type(sampler).__name__},
         **{name: value for name, value in vars(sampler).items() if name in ("ways", "shots")},
     }
-    for one in writer.add(found, protocol, num_samples):
+    reference = run.experiment.reference
+    published = {reference.metric: reference.value}
+    for one in writer.add(found, protocol, num_samples, published):
         logger.info("%s %s", one.metric, shown(one, 3))
     logger.info("ln M = %.3f", math.log(size))
     path = epath.Path(output) if output else run.workdir / "memory.png"

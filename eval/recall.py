@@ -75,9 +75,10 @@ def recall(
             seed,
             title,
         )
-        new = writer.add(found, {"memory_size": size, "num_targets": num_targets}, num_samples)
-        said = ", ".join(f"{one.metric} {shown(one, 3)}" for one in new)
-        logger.info("%s (ln M = %.3f): %s", title, math.log(size), said)
+        said = {"memory_size": size, "num_targets": num_targets}
+        new = writer.add(found, said, num_samples, {"nll": math.log(size)})
+        measures = ", ".join(f"{one.metric} {shown(one, 3)}" for one in new)
+        logger.info("%s (ln M = %.3f): %s", title, math.log(size), measures)
     return writer.written
 
 

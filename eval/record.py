@@ -65,7 +65,7 @@ def _of_training(found: list[Record]) -> Record:
 
 
 def training_curves(workdir: epath.Path, like: Record) -> list[Record]:
-    """The bound over epochs, on the training and the validation split, from metrics.jsonl.
+    """Bound and KL(a) over epochs, of the training and the validation split, from metrics.jsonl.
 
     Args:
         workdir: of the run.
@@ -74,13 +74,17 @@ def training_curves(workdir: epath.Path, like: Record) -> list[Record]:
     path = workdir / METRICS
     lines = _whole_lines(path.read_text(encoding="utf-8")) if path.exists() else []
     curves = []
-    for split, name in (("train", "iwae_bound"), ("valid", "validation_bound")):
+    for metric, split, name in (
+        ("iwae_bound", "train", "iwae_bound"),
+        ("iwae_bound", "valid", "validation_bound"),
+        ("kl_address", "train", "kl_address"),
+    ):
         points = [line for line in lines if line.keys() >= {"step", "epoch", name}]
         if points:
             shown = np.linspace(0, len(points) - 1, min(len(points), CURVE_POINTS)).astype(int)
             kept = [points[i] for i in shown]
             values = [round(line[name], 4) for line in kept]
-            curves.append(_curve(workdir, like, split, kept, values))
+            curves.append(_curve(workdir, like, split, metric, kept, values))
     return curves
 
 
@@ -96,6 +100,7 @@ def _curve(
     workdir: epath.Path,
     like: Record,
     split: str,
+    metric: str,
     lines: list[dict[str, Any]],
     values: list[float],
 ) -> Record:
@@ -105,7 +110,7 @@ def _curve(
         task="training",
         dataset=like.dataset,
         split=split,
-        metric="iwae_bound",
+        metric=metric,
         seeds=[fields["seed"]],
         num_samples=_curve_samples(fields, split),
         epochs=lines[-1]["epoch"],

@@ -73,7 +73,7 @@ class Run:
         reference = self.experiment.reference
         base = configs.EXPERIMENTS.get(self.experiment.name, self.experiment)
         changed = config.changed_fields(self.experiment, base)
-        published = reference.value if metric == reference.metric and not changed else None
+        published = fields.pop("paper", reference.value if metric == reference.metric else None)
         protocol = fields.pop("protocol", {}) | ({"changed": changed} if changed else {})
         return Record(
             experiment=self.experiment.name,
@@ -85,7 +85,7 @@ class Run:
             epochs=self.epochs,
             steps=self.step,
             trained=trained(self.workdir),
-            paper=published,
+            paper=None if changed else published,
             paper_epochs=None if changed else reference.epochs,
             protocol=protocol,
             **fields,

@@ -8,7 +8,7 @@ from memjax import configs, plots
 from memjax.config import Experiment
 from memjax.errors import InputError
 
-from . import records
+from . import memory_tables, records
 from .records import Record
 from .text import markdown
 
@@ -55,6 +55,8 @@ def tables(results: str = "results", readme: str | None = None) -> str:
             "Made by `python -m eval tables` from the JSON files of this folder.",
             likelihoods,
             *_draw_curves(found, folder),
+            *memory_tables.tables(found),
+            *memory_tables.draw(found, folder),
             _batch_norm_table(found),
             *_benchmark_tables(found),
             _parameters_table(found),
@@ -63,7 +65,7 @@ def tables(results: str = "results", readme: str | None = None) -> str:
     )
     _write(folder / "README.md", page + "\n")
     if readme is not None:
-        insert(epath.Path(readme), likelihoods)
+        insert(epath.Path(readme), "\n\n".join([likelihoods, *memory_tables.tables(found)]))
     print(folder / "README.md")
     return page
 
@@ -203,6 +205,7 @@ def _longest_curve(found: list[Record], variant: Variant, split: str) -> Record 
         for one in found
         if one.experiment == experiment.name
         and one.task == "training"
+        and one.metric == "iwae_bound"
         and one.split == split
         and "changed" not in one.protocol
         and one.protocol.get("split_order") == split_order

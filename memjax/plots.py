@@ -76,6 +76,38 @@ def curves(
     return figure
 
 
+def lines(
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    x_label: str,
+    y_label: str,
+    x_scale: str = "linear",
+) -> "Figure":
+    """Lines with their points, name -> (x, y), whole; those named `ideal...` are dashed.
+
+    Args:
+        lines: name -> (x, y).
+        x_label: with the unit.
+        y_label: with the unit.
+        x_scale: `linear`, or `log` for numbers that double.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    axis = figure.subplots()
+    few = max(len(x) for x, _ in lines.values()) <= 30
+    for name, (x, y) in lines.items():
+        style = "--" if name.startswith("ideal") else "-"
+        axis.plot(x, y, style, marker="o" if few else "", markersize=4, label=name)
+    if x_scale == "log":
+        axis.set_xscale("log", base=2)
+        axis.xaxis.set_major_formatter("{x:g}")
+    axis.set_xlabel(x_label)
+    axis.set_ylabel(y_label)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    return figure
+
+
 def memory(
     targets: np.ndarray,
     probabilities: np.ndarray,

@@ -1,0 +1,331 @@
+"""The tables and pictures of models that address a memory, from their records."""
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from etils import epath
+
+from memjax import plots
+from memjax.configs import published
+
+from .records import Record
+from .text import markdown
+
+DASH = "-"
+# One evaluation: metric -> its record.
+Evaluation = Mapping[str, Record]
+Line = tuple[list[float], list[float]]
+
+
+def evaluations(found: Iterable[Record], task: str, main: str) -> list[Evaluation]:
+    """The evaluations of a task that have a metric, of each the run that was trained longest.
+
+    Args:
+        found: records.
+        task: of `python -m eval`.
+        main: a metric that all of them have.
+    """
+    groups: dict[str, dict[str, Record]] = {}
+    for one in found:
+        if one.task == task:
+            how = [one.experiment, one.dataset, one.split, one.protocol, one.steps]
+            key = json.dumps([*how, one.num_samples, one.num_images, one.seeds], sort_keys=True)
+            groups.setdefault(key, {})[one.metric] = one
+    longest: dict[str, Evaluation] = {}
+    for group in groups.values():
+        if main in group:
+            one = group[main]
+            key = json.dumps([one.experiment, one.dataset, one.split, _asked(one)], sort_keys=True)
+            if key not in longest or _effort(longest[key][main]) <= _effort(one):
+                longest[key] = group
+    return list(longest.values())
+
+
+def _asked(one: Record) -> dict[str, Any]:
+    """What an evaluation was asked for; how thoroughly is not part of it."""
+    left_out = ("episodes", "num_targets", "evaluation_seed")
+    return {name: value for name, value in one.protocol.items() if name not in left_out}
+
+
+def _effort(one: Record) -> tuple[float, ...]:
+    return (one.steps or 0, one.num_samples or 0, one.num_images or 0)
+
+
+def tables(found: list[Record]) -> list[str]:
+    """Markdown of every table that there are records for."""
+    made = (
+        _recall_table(found),
+        _learned_table(found),
+        _few_shot_table(found),
+        _table_1(found),
+        _classification_table(found),
+    )
+    return [table for table in made if table]
+
+
+def _table(title: str, head: Sequence[str], rows: list[tuple[str, ...]]) -> str:
+    return f"{title}\n\n{markdown([tuple(head), *rows])}" if rows else ""
+
+
+def _recall_table(found: list[Record]) -> str:
+    head = ("experiment", "split", "images in memory", "NLL", "ln M", "KL(a)", "KL(z)", "hits")
+    rows = [
+        (
+            name(group["nll"]),
+            group["nll"].split,
+            f"{group['nll'].protocol['memory_size']:,}",
+            value(group, "nll", 3),
+            f"{math.log(group['nll'].protocol['memory_size']):.3f}",
+            value(group, "kl_address", 3),
+            value(group, "kl_latent", 3),
+            percent(group, "same_class"),
+            *_said(group["nll"]),
+        )
+        for group in evaluations(found, "recall", "nll")
+    ]
+    title = (
+        "Recall: images that are in memory. A lookup table has an NLL and a KL(a) of ln M, nats."
+    )
+    return _table(title, (*head, *_SAID), rows)
+
+
+def _learned_table(found: list[Record]) -> str:
+    head = ("experiment", "split", "entries", "NLL", "KL(a)", "paper", "ln M", "entropy of p(a)")
+    more = ("of the mean q(a)", "dead", "KL(z)", "NLL, shuffled")
+    rows = []
+    for group in evaluations(found, "memory", "kl_address"):
+        one = group["kl_address"]
+        if one.protocol["memory"] != "learned":
+            continue
+        mnist = one.dataset == "binarized_mnist"
+        rows.append(
+            (
+                name(one),
+                one.split,
+                f"{one.protocol['memory_size']:,}",
+                value(group, "nll"),
+                value(group, "kl_address"),
+                "2.5 ± 0.3" if mnist else DASH,
+                f"{math.log(one.protocol['memory_size']):.2f}",
+                value(group, "entropy_prior"),
+                value(group, "entropy_posterior"),
+                percent(group, "dead_entries"),
+                value(group, "kl_latent"),
+                value(group, "nll_shuffled"),
+                *_said(one),
+            )
+        )
+    return _table("Learned memory, nats:", (*head, *more, *_SAID), rows)
+
+
+def _few_shot_table(found: list[Record]) -> str:
+    head = ("experiment", "ways", "shots", "NLL", "paper's best", "KL(a)", "KL(z)", "same class")
+    rows = [
+        (
+            name(group["nll"]),
+            str(group["nll"].protocol["ways"]),
+            str(group["nll"].protocol["shots"]),
+            value(group, "nll"),
+            _number(published.FEW_SHOT.get(group["nll"].experiment)),
+            value(group, "kl_address"),
+            value(group, "kl_latent"),
+            percent(group, "same_class"),
+            *_said(group["nll"]),
+        )
+        for group in _of_26(found)
+    ]
+    title = (
+        "Few-shot generation, 45 and 5 alphabets of Omniglot in 26x26, shots per class, memory and "
+        "targets disjoint, nats:"
+    )
+    return _table(title, (*head, *_SAID), rows)
+
+
+def _of_26(found: list[Record]) -> list[Evaluation]:
+    groups = [
+        group
+        for group in evaluations(found, "few_shot", "nll")
+        if group["nll"].dataset == "omniglot26"
+        and group["nll"].protocol["shots_counted"] == "per_class"
+    ]
+    return sorted(groups, key=lambda group: _ways_and_shots(group["nll"]))
+
+
+def _ways_and_shots(one: Record) -> tuple[str, int, int]:
+    return one.experiment, one.protocol["ways"], one.protocol["shots"]
+
+
+def _table_1(found: list[Record]) -> str:
+    head = ("experiment", "ways", "shots", "counted", "replacement", "NLL", "paper", "copied")
+    groups = [
+        group
+        for group in evaluations(found, "few_shot", "nll")
+        if group["nll"].dataset == "omniglot28"
+    ]
+    rows = []
+    for group in sorted(groups, key=lambda group: _ways_and_shots(group["nll"])):
+        one = group["nll"]
+        said = one.protocol
+        counted = "per class" if said["shots_counted"] == "per_class" else "in all"
+        rows.append(
+            (
+                name(one),
+                *(str(said["ways"]), str(said["shots"]), counted),
+                "yes" if said["replacement"] else "no",
+                value(group, "nll"),
+                _number(published.few_shot_nll(one.experiment, said)),
+                percent(group, "copied"),
+                *_said(one),
+            )
+        )
+    title = (
+        "Few-shot generation, background and evaluation classes of Omniglot in 28x28, nats. "
+        "`copied` is how many targets are in memory too:"
+    )
+    return _table(title, (*head, *_SAID), rows)
+
+
+def _classification_table(found: list[Record]) -> str:
+    head = ("experiment", "ways", "shots", "by q(a)", "paper", "by the posterior", "episodes")
+    rows = []
+    groups = evaluations(found, "classification", "accuracy_q")
+    for group in sorted(groups, key=lambda group: _ways_and_shots(group["accuracy_q"])):
+        one = group["accuracy_q"]
+        said = one.protocol
+        paper = published.accuracy(one.experiment, said)
+        rows.append(
+            (
+                name(one),
+                *(str(said["ways"]), str(said["shots"])),
+                percent(group, "accuracy_q"),
+                DASH if paper is None else f"{100 * paper:.0f}%",
+                percent(group, "accuracy_posterior"),
+                f"{said['episodes']:,}",
+                *_said(one),
+            )
+        )
+    title = "Few-shot classification without training for it, with 95% intervals over episodes:"
+    return _table(title, (*head, *_SAID), rows)
+
+
+_SAID = ("samples", "steps")
+
+
+def _said(one: Record) -> tuple[str, ...]:
+    return (DASH if one.num_samples is None else f"{one.num_samples:,}", f"{one.steps:,}")
+
+
+def name(one: Record) -> str:
+    """The experiment, with the fields in which the run differs from it."""
+    changed = ", ".join(
+        f"{field.split('.', 1)[-1]} {_short(of)}"
+        for field, of in one.protocol.get("changed", {}).items()
+    )
+    return f"`{one.experiment}`" + (f" ({changed})" if changed else "")
+
+
+def _short(of: Any) -> str:
+    if isinstance(of, list):
+        return f"{of[0]}" if len(set(of)) == 1 else " ".join(map(str, of))
+    return str(of)
+
+
+def value(group: Evaluation, metric: str, digits: int = 2) -> str:
+    """A mean with its standard error over episodes."""
+    if metric not in group:
+        return DASH
+    one = group[metric]
+    error = "" if one.stderr is None else f" ± {one.stderr:.{digits}f}"
+    return f"{one.value:.{digits}f}{error}"
+
+
+def percent(group: Evaluation, metric: str) -> str:
+    """A mean in percent with its 95% interval over episodes."""
+    if metric not in group:
+        return DASH
+    one = group[metric]
+    interval = "" if one.stderr is None else f" ± {196 * one.stderr:.1f}"
+    return f"{100 * (one.value or 0.0):.1f}{interval}%"
+
+
+def _number(found: float | None) -> str:
+    return DASH if found is None else f"{found:.1f}"
+
+
+def draw(found: list[Record], folder: epath.Path) -> list[str]:
+    """Draw every picture that there are records for; returns them in Markdown."""
+    ways, shots = _over(found, "ways"), _over(found, "shots")
+    pictures = {
+        "recall": (_recall_curves(found), "epoch", "nats", "linear"),
+        "few_shot_ways": (with_ideal(ways), "classes in memory", "NLL, nats", "log"),
+        "few_shot_shots": (shots, "images of each class in memory", "NLL, nats", "log"),
+        "few_shot_kl": (_kl_curves(found), "images of each class in training", "KL, nats", "log"),
+    }
+    titles = {
+        "recall": "Recall, NLL and KL(a) in training",
+        "few_shot_ways": "NLL by classes in memory, and that of an ideal memory",
+        "few_shot_shots": "NLL by images of each class in memory",
+        "few_shot_kl": "KL of the address and of z by images in memory",
+    }
+    made = []
+    for picture, (lines, x_label, y_label, scale) in pictures.items():
+        if any(len(x) > 1 for x, _ in lines.values()):
+            path = f"figures/{picture}.png"
+            plots.save(plots.lines(lines, x_label, y_label, scale), folder / path)
+            made.append(f"![{titles[picture]}]({path})")
+    return made
+
+
+def _recall_curves(found: list[Record]) -> dict[str, Line]:
+    curves: dict[str, Line] = {}
+    for one in found:
+        if one.experiment == "vma_recall" and one.task == "training" and one.split == "train":
+            sign = -1 if one.metric == "iwae_bound" else 1
+            title = {"iwae_bound": "NLL bound", "kl_address": "KL(a)"}.get(one.metric)
+            if title is not None and one.x is not None and one.values is not None:
+                curves[f"{title}, {name(one)}".replace("`", "")] = (
+                    one.x,
+                    [sign * value for value in one.values],
+                )
+    return curves
+
+
+def _over(found: list[Record], axis: str) -> dict[str, Line]:
+    """NLL over ways or over shots, of what is otherwise the same."""
+    other = {"ways": "shots", "shots": "ways"}[axis]
+    lines: dict[str, Line] = {}
+    for group in _of_26(found):
+        one = group["nll"]
+        title = f"{name(one)}, {one.protocol[other]} {other}".replace("`", "")
+        x, y = lines.setdefault(title, ([], []))
+        x.append(one.protocol[axis])
+        y.append(one.value or 0.0)
+    return {title: line for title, line in lines.items() if len(line[0]) > 1}
+
+
+def with_ideal(lines: dict[str, Line]) -> dict[str, Line]:
+    """With each line that begins at one class, what it would be if more cost their ln alone."""
+    ideal: dict[str, Line] = {
+        f"ideal: {title}": (x, [y[0] + math.log(ways) for ways in x])
+        for title, (x, y) in lines.items()
+        if x[0] == 1
+    }
+    return {**lines, **ideal}
+
+
+def _kl_curves(found: list[Record]) -> dict[str, Line]:
+    """KL of a and of z of models that were trained with several numbers of shots."""
+    curves: dict[str, dict[int, float]] = {"KL(a)": {}, "KL(z)": {}}
+    for group in _of_26(found):
+        one = group["nll"]
+        trained = one.protocol.get("changed", {}).get("sampler.shots", 4)
+        asked = (one.protocol["ways"], one.protocol["shots"])
+        if one.experiment == "vma_few_shot" and asked == (8, trained):
+            for title, metric in (("KL(a)", "kl_address"), ("KL(z)", "kl_latent")):
+                curves[title][trained] = group[metric].value or 0.0
+    return {
+        title: ([float(x) for x in sorted(points)], [points[x] for x in sorted(points)])
+        for title, points in curves.items()
+    }

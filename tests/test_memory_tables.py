@@ -1,0 +1,142 @@
+"""Tables and pictures of models that address a memory, from records alone."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from etils import epath
+
+from eval import memory_tables
+from eval.records import Record
+from memjax.configs import published
+from tests.eval_records import record
+from tests.test_tables import table_under
+
+EPISODES = {"ways": 8, "shots": 4, "shots_counted": "per_class", "memory_size": 32}
+OF_SETS = {"shots_counted": "total", "replacement": True}
+
+
+def few_shot(metric: str = "nll", value: float = 80.0, **fields: Any) -> Record:
+    protocol = {**EPISODES, "replacement": False, "episodes": 100, **fields.pop("protocol", {})}
+    common = {"task": "few_shot", "dataset": "omniglot26", "num_samples": 50, "steps": 1000}
+    experiment = fields.pop("experiment", "vma_few_shot")
+    return record(
+        experiment, **{**common, "metric": metric, "value": value, "protocol": protocol, **fields}
+    )
+
+
+def rows(found: list[Record], title: str) -> list[dict[str, str]]:
+    return table_under("\n\n".join(memory_tables.tables(found)), title)
+
+
+def test_nothing_is_made_of_nothing(tmp_path: Path) -> None:
+    assert memory_tables.tables([record()]) == []
+    assert memory_tables.draw([record()], epath.Path(tmp_path)) == []
+
+
+def test_the_run_that_was_trained_longest_is_shown() -> None:
+    found = [few_shot(value=70.0, steps=9), few_shot(value=60.0, steps=3)]
+    (row,) = rows(found, "Few-shot generation, 45")
+    assert row["NLL"] == "70.00 ± 0.25" and row["steps"] == "9"
+    # More samples count less than more steps, and another memory is another row.
+    found += [few_shot(num_samples=500, steps=3), few_shot(protocol={"shots": 1})]
+    assert [row["shots"] for row in rows(found, "Few-shot generation, 45")] == ["1", "4"]
+
+
+def test_a_row_of_few_shot_generation() -> None:
+    changed = {"changed": {"model.maps": [32, 32], "sampler.shots": 2}}
+    found = [
+        few_shot(metric, value, stderr=0.5, protocol=changed)
+        for metric, value in {"nll": 80.123, "kl_address": 2.5, "same_class": 0.75}.items()
+    ]
+    (row,) = rows(found, "Few-shot generation, 45")
+    assert row == {
+        "experiment": "`vma_few_shot` (maps 32, shots 2)",
+        **{"ways": "8", "shots": "4", "NLL": "80.12 ± 0.50", "paper's best": "68.8"},
+        **{"KL(a)": "2.50 ± 0.50", "KL(z)": "-", "same class": "75.0 ± 98.0%"},
+        **{"samples": "50", "steps": "1,000"},
+    }
+
+
+def test_table_1_knows_both_ways_of_counting() -> None:
+    of = {"experiment": "gmn_table1", "dataset": "omniglot28"}
+    counted = {"ways": 2, "shots": 5}
+    found = [few_shot(**of, protocol={**counted, **OF_SETS}), few_shot(**of, protocol=counted)]
+    in_all, per_class = rows(found, "Few-shot generation, background")
+    assert (in_all["counted"], in_all["replacement"], in_all["paper"]) == ("in all", "yes", "78.8")
+    assert (per_class["counted"], per_class["paper"]) == ("per class", "-")
+
+
+@pytest.mark.parametrize(
+    ("experiment", "protocol", "expected"),
+    [
+        ("vma_table1", {"ways": 16, "shots": 19, "shots_counted": "per_class"}, 77.0),
+        ("vma_table1", {"ways": 16, "shots": 19, "shots_counted": "total"}, None),
+        ("gmn_table1", {"ways": 1, "shots": 10, "shots_counted": "total"}, 59.9),
+        ("gmn_table1", {"ways": 16, "shots": 1, "shots_counted": "total"}, None),
+        ("vae_few_shot", {"ways": 3, "shots": 1, "shots_counted": "per_class"}, 90.8),
+        ("vma_few_shot", {"ways": 8, "shots": 4, "shots_counted": "per_class"}, None),
+    ],
+)
+def test_published_values(
+    experiment: str, protocol: dict[str, Any], expected: float | None
+) -> None:
+    assert published.few_shot_nll(experiment, protocol) == expected
+
+
+def test_recall_stands_beside_ln_m() -> None:
+    common = {"task": "recall", "protocol": {"memory_size": 256}, "stderr": None}
+    found = [record("vma_recall", metric="nll", value=5.7, **common)]
+    (row,) = rows(found, "Recall")
+    assert (row["NLL"], row["ln M"], row["hits"]) == ("5.700", "5.545", "-")
+
+
+def test_learned_memory_of_mnist_alone_has_the_papers_value() -> None:
+    protocol = {"memory": "learned", "memory_size": 64}
+    common = {"task": "memory", "metric": "kl_address", "value": 2.4, "stderr": 0.01}
+    episode = {**common, "protocol": {**protocol, "memory": "episode"}}
+    found = [
+        record("vma_learned_mnist", dataset="binarized_mnist", protocol=protocol, **common),
+        record("vma_learned_omniglot", dataset="omniglot28", protocol=protocol, **common),
+        record("vma_few_shot", **episode),
+    ]
+    mnist, omniglot = rows(found, "Learned memory")
+    assert (mnist["KL(a)"], mnist["paper"]) == ("2.40 ± 0.01", "2.5 ± 0.3")
+    assert omniglot["paper"] == "-"
+
+
+def test_accuracies_are_in_percent_with_their_interval() -> None:
+    protocol = {"ways": 5, "shots": 1, "episodes": 1000}
+    common = {"task": "classification", "protocol": protocol, "num_samples": None}
+    found = [record("vma_few_shot", metric="accuracy_q", value=0.9, stderr=0.005, **common)]
+    (row,) = rows(found, "Few-shot classification")
+    assert (row["by q(a)"], row["paper"], row["by the posterior"]) == ("90.0 ± 1.0%", "91%", "-")
+
+
+def test_ideal_lines_add_ln_of_the_classes() -> None:
+    lines = memory_tables.with_ideal({"a": ([1, 8], [70.0, 90.0]), "b": ([2, 8], [71.0, 91.0])})
+    assert list(lines) == ["a", "b", "ideal: a"]
+    np.testing.assert_allclose(lines["ideal: a"][1], [70, 70 + math.log(8)])
+
+
+def test_pictures_of_what_there_is(tmp_path: Path) -> None:
+    curve = {"task": "training", "split": "train", "value": None, "x": [1, 2], "values": [-9, -8]}
+    found = [
+        *(few_shot(protocol={"ways": ways}) for ways in (1, 2)),
+        *(few_shot(protocol={"shots": shots}) for shots in (1, 2)),
+        *(
+            few_shot(metric, protocol={"shots": 2, "changed": {"sampler.shots": 2}})
+            for metric in ("nll", "kl_address", "kl_latent")
+        ),
+        *(few_shot(metric) for metric in ("kl_address", "kl_latent", "nll")),
+        record("vma_recall", metric="iwae_bound", **curve),
+        record("vma_recall", metric="kl_address", **curve),
+    ]
+    made = memory_tables.draw(found, epath.Path(tmp_path))
+    names = ("recall", "few_shot_ways", "few_shot_shots", "few_shot_kl")
+    assert [line.split("(")[-1] for line in made] == [f"figures/{name}.png)" for name in names]
+    for name in names:
+        content = (tmp_path / "figures" / f"{name}.png").read_bytes()
+        assert content.startswith(b"\x89PNG")
