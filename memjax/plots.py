@@ -148,6 +148,7 @@ def memory(
     grid = samples.reshape(len(address), -1, *samples.shape[1:])
     with_entry = np.concatenate([entries[address][:, None], grid], axis=1)
     axis = right.subplots()
+    axis.set_anchor("N")
     axis.imshow(
         tile(with_entry.reshape(-1, *samples.shape[1:]), with_entry.shape[1]),
         interpolation="nearest",

@@ -98,3 +98,28 @@ def test_save_writes_the_same_bytes_for_the_same_figure(kind: str, tmp_path: Pat
             assert picture.size == (round(width * 130), round(height * 130))
             assert len(np.unique(np.asarray(picture))) > 10
     assert written[0] == written[1]
+
+
+def test_memory_shows_the_preferred_entries_first() -> None:
+    entries = np.linspace(0, 1, 4).reshape(4, 1, 1, 1) * np.ones((4, 2, 2, 1))
+    probabilities = np.array([[0.1, 0.2, 0.3, 0.4], [0.7, 0.0, 0.1, 0.2]])
+    samples = np.zeros((6, 2, 2, 1))
+    figure = plots.memory(entries[:2], probabilities, entries, np.array([3, 1]), samples)
+    *rows, grid = figure.axes
+    titles = [axis.get_title() for axis in rows]
+    # A target, its bars, four entries, and room for a fifth.
+    assert titles[2:7] == ["0.40", "0.30", "0.20", "0.10", ""]
+    assert titles[9:14] == ["0.70", "0.20", "0.10", "0.00", ""]
+    shown = [axis.get_images()[0].get_array()[1, 1, 0] for axis in rows[2:6]]
+    np.testing.assert_allclose(shown, [1, 2 / 3, 1 / 3, 0], atol=1e-6)
+    # Each row of samples begins with its entry.
+    canvas = grid.get_images()[0].get_array()
+    np.testing.assert_allclose(canvas[[1, 4], 1, 0], [1, 1 / 3], atol=1e-6)
+
+
+def test_lines_are_whole_and_ideals_dashed() -> None:
+    given = {"a": ([1.0, 2.0], [900.0, 3.0]), "ideal: a": ([1.0, 2.0], [1.0, 2.0])}
+    (axis,) = plots.lines(given, "classes", "NLL, nats", "log").axes
+    assert [line.get_linestyle() for line in axis.get_lines()] == ["-", "--"]
+    assert axis.get_ylim()[1] > 900 and axis.get_xscale() == "log"
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("classes", "NLL, nats")
