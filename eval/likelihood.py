@@ -69,8 +69,8 @@ def likelihood(
         experiment: as in `memjax.restore`, for a run of one's own experiment.
 
     Raises:
-        InputError: a number below 1, an unknown choice, a split that is not there, or anything
-            wrong with the run.
+        InputError: a number below 1, an unknown choice, a split that is not there, a model that
+            explains images together, or anything else wrong with the run.
     """
     sizes = {"num-samples": num_samples, "batch-size": batch_size, "chunk-size": chunk_size}
     if max_images is not None:
@@ -94,6 +94,12 @@ def likelihood(
         raise InputError(
             f"--split: {run.dataset.name} has no {split} split in this run, expected one of "
             f"{', '.join(run.dataset.splits)}"
+        )
+    together = run.experiment.sampler.together
+    if together > 1:
+        raise InputError(
+            f"{workdir}: found a model that was trained to explain {together} images together, "
+            "expected one that explains each alone"
         )
     started = time.monotonic()
     if precision is not None:

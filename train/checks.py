@@ -93,6 +93,12 @@ def check_model(experiment: Experiment, dataset: Dataset) -> None:
     """
     model, objective = experiment.model, experiment.objective
     batch = devices.blank_batch(experiment, dataset.splits["train"], dataset.maximum, 1)
+    length, together = getattr(model, "episode_length", None), experiment.sampler.together
+    if batch.context is None and length not in (None, together):
+        raise InputError(
+            f"model.episode_length: found {length}, expected {together}, the images that the "
+            "sampler draws together"
+        )
 
     def value() -> Array:
         key = jax.random.key(0)
