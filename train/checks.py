@@ -37,6 +37,10 @@ def check_fields(experiment: Experiment) -> None:
         "optimizer.learning_rate": experiment.optimizer.learning_rate,
         "optimizer.epsilon": experiment.optimizer.epsilon,
         "optimizer.decay": experiment.optimizer.decay,
+        **{
+            f"optimizer.later_rates[{i}]": rate
+            for i, rate in enumerate(experiment.optimizer.later_rates)
+        },
     }
     not_negative = {
         "optimizer.clip_global_norm": experiment.optimizer.clip_global_norm,
