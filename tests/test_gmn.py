@@ -68,7 +68,7 @@ def assert_near(found: Any, expected: Any) -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{}, {"hops": 2, "prior_hops": 2, "pseudo_inputs": 2}, {"hops": 0, "similarity": "cosine"}],
+    [{}, {"hops": 2, "prior_hops": 0, "pseudo_inputs": 2, "similarity": "cosine"}],
 )
 def test_an_episode_is_one_set_after_the_other(fields: dict[str, Any]) -> None:
     model, given = gmn(**fields), batch()
@@ -76,7 +76,7 @@ def test_an_episode_is_one_set_after_the_other(fields: dict[str, Any]) -> None:
     whole = terms(model, of, given)
     assert whole.reparameterised and set(whole.diagnostics) == {"kl_latent"}
     np.testing.assert_array_equal(whole.log_score, 0)
-    for t in range(T):
+    for t in (0, T - 1):
         # In the second episode, so that the first is seen not to matter.
         context = given.images[T : T + t]
         alone = terms(model, of, part(given, slice(T + t, T + t + 1)).replace(context=context))
