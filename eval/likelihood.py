@@ -70,8 +70,8 @@ def likelihood(
         experiment: as in `memjax.restore`, for a run of one's own experiment.
 
     Raises:
-        InputError: a number below 1, an unknown choice, a split that is not there, or anything
-            wrong with the run.
+        InputError: a number below 1, an unknown choice, a split that is not there, a model that
+            is given its memory, or anything else wrong with the run.
     """
     check_at_least(
         num_samples=num_samples,

@@ -60,11 +60,13 @@ class OptimizerConfig:
 
     Attributes:
         learning_rate: of the first `constant_epochs` epochs.
+        later_rates: learning rates of the next `constant_epochs` epochs, of those after them, and
+            so on, before it begins to fall.
         b1: decay of the first moment.
         b2: decay of the second moment.
         epsilon: added to the root of the second moment.
-        constant_epochs: epochs before the learning rate begins to fall.
-        decay: factor on the learning rate at every epoch after them.
+        constant_epochs: epochs of each constant learning rate.
+        decay: factor on the last of them at every epoch after it.
         clip_global_norm: largest norm of the whole gradient, 0 for no limit.
         clip_element: largest magnitude of each element of the gradient, 0 for no limit.
         weight_decay: L2, times half the squared norm of the parameters.
@@ -72,6 +74,7 @@ class OptimizerConfig:
     """
 
     learning_rate: float = 1e-3
+    later_rates: tuple[float, ...] = ()
     b1: float = 0.9
     b2: float = 0.999
     epsilon: float = 1e-4

@@ -1,9 +1,9 @@
-"""Convolutions: 3x3 at a stated precision, up to an exact size, a pyramid and its mirror."""
+"""Convolutions: at a stated precision, up to an exact size, a 3x3 pyramid and its mirror."""
 
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -15,77 +15,118 @@ from memjax.nn import Dense, Precision
 from memjax.types import Array
 
 Size = tuple[int, int]
+Padding = Literal["SAME", "VALID"]
 
-KERNEL = 3  # taps of every kernel along each axis
+KERNEL = 3  # taps of the layers' kernels along each axis
 
 
-def convolve(x: Array, kernel: Array, stride: int = 1, precision: Precision = "float32") -> Array:
-    """A 3x3 convolution with zeros around the image, at a precision that no backend chooses.
+def convolve(
+    x: Array,
+    kernel: Array,
+    stride: int = 1,
+    precision: Precision = "float32",
+    padding: Padding = "SAME",
+) -> Array:
+    """A convolution at a precision that no backend chooses.
 
     Args:
         x: `[B, H, W, C]` float32.
-        kernel: `[3, 3, C, E]` float32.
+        kernel: `[K, L, C, E]` float32.
         stride: s.
         precision: of the product and of both its gradients, see `nn.matmul`. XLA computes
             bfloat16 convolutions in float32 on CPUs, which is then no faster.
+        padding: `SAME` puts zeros around the image, as many on both sides or one more behind;
+            `VALID` none.
 
     Returns:
-        `[B, ceil(H / s), ceil(W / s), E]` float32.
+        `[B, ceil(H / s), ceil(W / s), E]` float32, without zeros around the image
+        `[B, floor((H - K) / s) + 1, floor((W - L) / s) + 1, E]`.
     """
-    padding = lax.padtype_to_pads(x.shape[1:3], (KERNEL, KERNEL), (stride, stride), "SAME")
-    return _convolution(x, kernel, _Window(_pairs(padding), stride=stride), precision)
+    zeros = _zeros(x.shape[1:3], kernel, stride, padding)
+    return _convolution(x, kernel, _Window(zeros, stride=stride), precision)
 
 
 def upsampled_convolution(
-    x: Array, kernel: Array, size: Size, precision: Precision = "float32"
+    x: Array,
+    kernel: Array,
+    size: Size,
+    precision: Precision = "float32",
+    padding: Padding = "SAME",
 ) -> Array:
-    """A 3x3 transposed convolution of stride 2, in the form that the backend runs fastest.
+    """A transposed convolution of stride 2, in the form that the backend runs fastest.
 
     It is the transpose of `convolve` with stride 2 from images of this very size, with the two
-    channel axes of the kernel exchanged: y[2i + t - p] sums x[i] kernel[t], where p is 0 to an
-    even size and 1 to an odd one. A pixel so falls where the pyramid had taken it from.
+    channel axes of the kernel exchanged: y[2i + t - p] sums x[i] kernel[t], where p counts the
+    zeros in front of the image. With 3x3 taps it is 0 to an even size and 1 to an odd one, with
+    padding `VALID` always 0. A pixel so falls where the pyramid had taken it from.
 
     Args:
         x: `[B, H, W, C]` float32.
-        kernel: `[3, 3, C, E]` float32.
-        size: of the output, 2H or 2H - 1 by 2W or 2W - 1.
+        kernel: `[K, L, C, E]` float32.
+        size: of the output, 2H or 2H - 1 by 2W or 2W - 1; with padding `VALID` 2H + K - 2 or
+            2H + K - 1 by 2W + L - 2 or 2W + L - 1, of which a last row or column that no tap
+            reaches is zero.
         precision: see `nn.matmul`.
+        padding: of the convolution that it is the transpose of.
 
     Returns:
         `[B, *size, E]` float32.
     """
-    for axis, low, high in zip("HW", x.shape[1:3], size, strict=True):
-        if high not in (2 * low, 2 * low - 1):
-            raise InputError(f"size: found {axis} {high}, expected {2 * low - 1} or {2 * low}")
+    for axis, low, high, taps in zip("HW", x.shape[1:3], size, kernel.shape[:2], strict=True):
+        least = 2 * low - 1 if padding == "SAME" else 2 * low + taps - 2
+        if high not in (least, least + 1):
+            raise InputError(f"size: found {axis} {high}, expected {least} or {least + 1}")
     form = subpixel_convolution if jax.default_backend() == "cpu" else transposed_convolution
-    return form(x, kernel, size, precision)
+    return form(x, kernel, size, precision, padding)
 
 
-def transposed_convolution(x: Array, kernel: Array, size: Size, precision: Precision) -> Array:
+def transposed_convolution(
+    x: Array, kernel: Array, size: Size, precision: Precision, padding: Padding = "SAME"
+) -> Array:
     """`upsampled_convolution` as a convolution of the image with zeros between its pixels."""
-    padding = []
-    for low, high in zip(x.shape[1:3], size, strict=True):
-        before = KERNEL - 1 - high % 2
-        padding.append((before, high - 2 * low + KERNEL - before))
-    window = _Window(_pairs(padding), dilation=2)
+    around = []
+    for axis, (in_front, _) in enumerate(_zeros(size, kernel, 2, padding)):
+        taps, low = kernel.shape[axis], x.shape[1 + axis]
+        before = taps - 1 - in_front
+        around.append((before, size[axis] - 2 * low + taps - before))
+    window = _Window(_pairs(around), dilation=2)
     return _convolution(x, kernel[::-1, ::-1], window, precision)
 
 
-def subpixel_convolution(x: Array, kernel: Array, size: Size, precision: Precision) -> Array:
-    """`upsampled_convolution` as a 2x2 convolution to four times the channels.
+def subpixel_convolution(
+    x: Array, kernel: Array, size: Size, precision: Precision, padding: Padding = "SAME"
+) -> Array:
+    """`upsampled_convolution` as a convolution of half as many taps to four times the channels.
 
-    The four groups of channels are the pixels of a 2x2 block of the output. 7 of the 16 taps are
-    zeros. To an odd size the first row or column is cut off.
+    The four groups of channels are the pixels of a 2x2 block of the output. Of an odd number of
+    taps some are zeros, 7 of 16 for 3x3. What lies before the first pixel or behind the last one
+    is cut off.
     """
-    (batch, height, width, channels), features = x.shape, kernel.shape[-1]
-    # Four taps along each axis: the pixel's own for both outputs, the pixel before it for both.
-    taps = jnp.pad(kernel, ((0, 1), (0, 1), (0, 0), (0, 0)))
-    taps = taps.reshape(2, 2, 2, 2, channels, features)[::-1, :, ::-1]
-    taps = taps.transpose(0, 2, 4, 1, 3, 5).reshape(2, 2, channels, 4 * features)
-    y = _convolution(x, taps, _Window(((1, 0), (1, 0))), precision)
-    y = y.reshape(batch, height, width, 2, 2, features).transpose(0, 1, 3, 2, 4, 5)
-    y = y.reshape(batch, 2 * height, 2 * width, features)
-    return y[:, 2 * height - size[0] :, 2 * width - size[1] :]
+    (batch, *low, channels), features = x.shape, kernel.shape[-1]
+    # Pairs of taps along each axis: those of a pixel itself, of the pixel before it, and so on.
+    pairs = [-(-taps // 2) for taps in kernel.shape[:2]]
+    odd = [2 * m - taps for m, taps in zip(pairs, kernel.shape[:2], strict=True)]
+    taps = jnp.pad(kernel, ((0, odd[0]), (0, odd[1]), (0, 0), (0, 0)))
+    taps = taps.reshape(pairs[0], 2, pairs[1], 2, channels, features)[::-1, :, ::-1]
+    taps = taps.transpose(0, 2, 4, 1, 3, 5).reshape(*pairs, channels, 4 * features)
+    cut = [before for before, _ in _zeros(size, kernel, 2, padding)]
+    blocks = [-(-(high + before) // 2) for high, before in zip(size, cut, strict=True)]
+    # Zeros behind the image are laid down and not left to the product: with some on both sides XLA
+    # on CPUs takes fifty times as long over the gradient of a kernel of two taps.
+    behind = [(0, n - h) for n, h in zip(blocks, low, strict=True)]
+    x = jnp.pad(x, ((0, 0), *behind, (0, 0)))
+    around = [(m - 1, 0) for m in pairs]
+    y = _convolution(x, taps, _Window(_pairs(around)), precision)
+    y = y.reshape(batch, *blocks, 2, 2, features).transpose(0, 1, 3, 2, 4, 5)
+    y = y.reshape(batch, 2 * blocks[0], 2 * blocks[1], features)
+    return y[:, cut[0] : cut[0] + size[0], cut[1] : cut[1] + size[1]]
+
+
+def _zeros(
+    size: tuple[int, ...], kernel: Array, stride: int, padding: Padding
+) -> tuple[Size, Size]:
+    """Zeros before and behind an image of this size along each axis."""
+    return _pairs(lax.padtype_to_pads(size, kernel.shape[:2], (stride, stride), padding))
 
 
 class _Window(NamedTuple):

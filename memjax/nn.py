@@ -1,4 +1,4 @@
-"""Layers: matrix products at a stated precision, dense layers and batch normalisation."""
+"""Layers: matrix products at a stated precision, dense layers, weights, batch normalisation."""
 
 from typing import Literal
 
@@ -80,6 +80,61 @@ class Dense(nn.Module):
         if not self.use_bias:
             return y
         return y + self.param("bias", nn.initializers.zeros, (self.features,))
+
+
+class Weights(nn.Module):
+    """He-normal weights, as a layer of their own that others take them from.
+
+    Attributes:
+        shape: inputs and outputs last, `[..., D, E]`.
+        gain: variance of an output over the mean square of the inputs: 2 in front of a rectifier.
+        normed: the weights are g W / |W|, where |W| is the norm of all of them together and the
+            number g is trained too, from 1 on.
+
+    Source: the code of Generative Matching Networks (Bartunov and Vetrov 2016). With one norm for
+    each output instead of one for all it would be Salimans and Kingma 2016, equation 2.
+    """
+
+    shape: tuple[int, ...]
+    gain: float = 1.0
+    normed: bool = False
+
+    @nn.compact
+    def __call__(self) -> Array:
+        """`[*shape]`."""
+        initialiser = nn.initializers.variance_scaling(self.gain, "fan_in", "truncated_normal")
+        weights = self.param("weights", initialiser, self.shape)
+        if not self.normed:
+            return weights
+        norm = self.param("norm", nn.initializers.ones, ())
+        return weights * (norm * lax.rsqrt(jnp.sum(jnp.square(weights))))
+
+
+def between(limit: float) -> nn.initializers.Initializer:
+    """Draws from -limit to limit, all equally likely."""
+
+    def draw(key: Array, shape: tuple[int, ...]) -> Array:
+        return jax.random.uniform(key, shape, minval=-limit, maxval=limit)
+
+    return draw
+
+
+class PReLU(nn.Module):
+    """max(x, 0) + slope min(x, 0), with a slope for each unit that is nearly zero at first.
+
+    Attributes:
+        largest: slope at the start, of either sign.
+
+    Source: He, Zhang, Ren and Sun 2015, equation 1.
+    """
+
+    largest: float = 0.01
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        """`[..., D]` -> `[..., D]`."""
+        slope = self.param("slope", between(self.largest), x.shape[-1:])
+        return jnp.where(x > 0, x, slope * x)
 
 
 def batch_moments(x: Array, axes: Axes = ()) -> tuple[Array, Array]:

@@ -87,29 +87,36 @@ def make_optimizer(
     weight_decay: float,
     undecayed: tuple[str, ...],
     steps_per_epoch: int,
+    later_rates: tuple[float, ...] = (),
 ) -> optax.GradientTransformation:
-    """Clip by global norm, clip each element, decay weights, Adam with a rate that falls by epoch.
+    """Clip by global norm, clip each element, decay weights, Adam with a rate for each epoch.
 
     Args:
         learning_rate: of the first `constant_epochs` epochs.
         b1: decay of Adam's first moment.
         b2: decay of Adam's second moment.
         epsilon: added to the root of Adam's second moment.
-        constant_epochs: epochs before the decay begins.
-        decay: factor on the learning rate at every epoch after them.
+        constant_epochs: epochs of each constant learning rate.
+        decay: factor on the last of them at every epoch after it.
         clip_global_norm: largest norm of the whole gradient; 0 for no limit.
         clip_element: largest magnitude of each element; 0 for no limit.
         weight_decay: times half the squared norm of the parameters is added to what is minimised.
         undecayed: names of parameters that are left out of it.
         steps_per_epoch: steps in one epoch.
+        later_rates: learning rates of further stretches of `constant_epochs` epochs.
 
     Source: Kingma and Ba 2015; the limits are those of the first paper's code.
     """
+    rates = (learning_rate, *later_rates)
 
     def schedule(count: Array) -> Array:
         # In integers: XLA divides floats by a rounded reciprocal, and is an epoch late at times.
-        decays = jnp.maximum(count // steps_per_epoch - (constant_epochs - 1), 0)
-        return learning_rate * decay ** decays.astype(jnp.float32)
+        epoch = count // steps_per_epoch
+        decays = jnp.maximum(epoch - (constant_epochs * len(rates) - 1), 0)
+        rate = jnp.asarray(rates, jnp.float32)[
+            jnp.minimum(epoch // constant_epochs, len(rates) - 1)
+        ]
+        return rate * decay ** decays.astype(jnp.float32)
 
     clips = []
     if clip_global_norm:

@@ -7,7 +7,7 @@ Shape notation, everywhere in memjax:
   B  examples           written by hand in the models
   M  memory slots or addresses
   D  units of a layer or dimensions of z
-  T  writer steps       scan in the writer
+  T  writer steps       scan in the writer; or images of an episode, by hand
   C  samples per chunk  scan in the evaluator
   H, W, C  height, width and channels of an image, always the last three axes
 

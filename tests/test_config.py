@@ -52,8 +52,8 @@ def test_the_file_says_everything_and_its_version(tmp_path: Path) -> None:
     fields = document["fields"]
     assert fields["name"] == "mem_vae_ocr" and fields["model"]["slots"] == []
     for part in ("data", "optimizer", "train"):
-        given = dataclasses.asdict(getattr(CHANGED, part))
-        assert fields[part] == json.loads(json.dumps(given))
+        expected = dataclasses.asdict(getattr(CHANGED, part))
+        assert fields[part] == json.loads(json.dumps(expected))  # tuples become lists
     # What the program sets, or linen, is no field of the experiment.
     assert not {"parent", "name", "batch_axes", "precision"} & set(fields["model"])
 

@@ -13,6 +13,7 @@ from memjax import convolution
 from memjax.convolution import (
     Convolution,
     Mirror,
+    Padding,
     Pyramid,
     UpConvolution,
     convolve,
@@ -65,31 +66,84 @@ def convolutions(jaxpr: Any) -> Iterator[Any]:
 
 def by_loops(x: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:
     """SAME: as many zeros on both sides, or one more behind."""
-    batch, *size, _ = x.shape
-    outputs = [-(-n // stride) for n in size]
-    zeros = [(m - 1) * stride + 3 - n for m, n in zip(outputs, size, strict=True)]
-    padded = np.pad(x, ((0, 0), *((n // 2, n - n // 2) for n in zeros), (0, 0)))
-    y = np.zeros((batch, *outputs, kernel.shape[-1]))
-    for i, j, s, t in product(*map(range, outputs), range(3), range(3)):
-        y[:, i, j] += padded[:, i * stride + s, j * stride + t] @ kernel[s, t]
+    outputs = [-(-n // stride) for n in x.shape[1:3]]
+    taps = kernel.shape[:2]
+    zeros = [
+        max((m - 1) * stride + k - n, 0)
+        for m, k, n in zip(outputs, taps, x.shape[1:3], strict=True)
+    ]
+    return valid_by_loops(
+        np.pad(x, ((0, 0), *((n // 2, n - n // 2) for n in zeros), (0, 0))), kernel, stride
+    )
+
+
+def valid_by_loops(x: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:
+    taps = kernel.shape[:2]
+    outputs = [(n - k) // stride + 1 for n, k in zip(x.shape[1:3], taps, strict=True)]
+    y = np.zeros((len(x), *outputs, kernel.shape[-1]))
+    for i, j, s, t in product(*map(range, (*outputs, *taps))):
+        y[:, i, j] += x[:, i * stride + s, j * stride + t] @ kernel[s, t]
     return y
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("size", [(5, 4), (3, 1)])
-def test_convolution_by_loops(stride: int, size: tuple[int, int]) -> None:
-    x, kernel = drawn(2, *size, 3), drawn(3, 3, 3, 2, seed=1)
+@pytest.mark.parametrize("taps", [(3, 3), (2, 2), (4, 1)])
+def test_convolution_by_loops(stride: int, size: tuple[int, int], taps: tuple[int, int]) -> None:
+    x, kernel = drawn(2, *size, 3), drawn(*taps, 3, 2, seed=1)
     expected = by_loops(np.asarray(x, np.float64), np.asarray(kernel, np.float64), stride)
     assert_near(convolve(x, kernel, stride), expected)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("taps", [(3, 3), (2, 4)])
+def test_convolution_without_zeros_by_loops(stride: int, taps: tuple[int, int]) -> None:
+    x, kernel = drawn(2, 6, 7, 3), drawn(*taps, 3, 2, seed=1)
+    expected = valid_by_loops(np.asarray(x, np.float64), np.asarray(kernel, np.float64), stride)
+    assert_near(convolve(x, kernel, stride, padding="VALID"), expected)
+
+
+def transposed_by_loops(x: jax.Array, kernel: jax.Array) -> np.ndarray:
+    """Every pixel lays out its taps, two pixels on from the one before it."""
+    taps = kernel.shape[:2]
+    large = [2 * n - 2 + k for n, k in zip(x.shape[1:3], taps, strict=True)]
+    y = np.zeros((len(x), *large, kernel.shape[-1]))
+    for i, j, s, t in product(*map(range, (*x.shape[1:3], *taps))):
+        y[:, 2 * i + s, 2 * j + t] += np.asarray(x[:, i, j]) @ np.asarray(kernel[s, t])
+    return y
+
+
 def test_transposed_convolution_by_loops() -> None:
     x, kernel = drawn(2, 3, 4, 3), drawn(3, 3, 3, 2, seed=1)
-    y = np.zeros((2, 8, 10, 2))
-    for i, j, s, t in product(range(3), range(4), range(3), range(3)):
-        y[:, 2 * i + s, 2 * j + t] += np.asarray(x[:, i, j]) @ np.asarray(kernel[s, t])
     # 2 * 3 - 1 rows from the second, 2 * 4 columns from the first.
-    assert_near(upsampled_convolution(x, kernel, (5, 8)), y[:, 1:6, :8])
+    found = upsampled_convolution(x, kernel, (5, 8))
+    assert_near(found, transposed_by_loops(x, kernel)[:, 1:6, :8])
+
+
+@pytest.mark.parametrize("taps", [(2, 2), (3, 3), (4, 4), (1, 5)])
+@pytest.mark.parametrize("form", [transposed_convolution, subpixel_convolution])
+@pytest.mark.parametrize("more", [(0, 0), (1, 0), (1, 1)])
+def test_transposed_convolution_without_zeros_by_loops(
+    taps: tuple[int, int], form: Any, more: tuple[int, int]
+) -> None:
+    x, kernel = drawn(2, 3, 4, 3), drawn(*taps, 3, 2, seed=1)
+    expected = transposed_by_loops(x, kernel)
+    # What no tap reaches is zero.
+    expected = np.pad(expected, ((0, 0), *((0, n) for n in more), (0, 0)))
+    assert_near(form(x, kernel, expected.shape[1:3], "float32", "VALID"), expected)
+
+
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize("taps", [(2, 2), (4, 4), (4, 3)])
+def test_upsampling_is_the_transpose_of_downsampling_by_any_kernel(
+    taps: tuple[int, int], padding: Padding
+) -> None:
+    kernel, large = drawn(*taps, 3, 4, seed=1), jnp.zeros((2, 7, 8, 4))
+    small, backward = jax.vjp(
+        lambda y: convolve(y, kernel.swapaxes(2, 3), 2, padding=padding), large
+    )
+    x = drawn(*small.shape)
+    assert_near(upsampled_convolution(x, kernel, large.shape[1:3], padding=padding), backward(x)[0])
 
 
 @pytest.mark.parametrize(("low", "high"), SIZES)
@@ -136,6 +190,8 @@ def test_backend_chooses_the_form(monkeypatch: pytest.MonkeyPatch, backend: str,
 def test_no_other_size_can_be_reached(size: tuple[int, int]) -> None:
     with pytest.raises(InputError, match=r"^size: found . ., expected 7 or 8$"):
         upsampled_convolution(drawn(1, 4, 4, 1), drawn(3, 3, 1, 1), size)
+    with pytest.raises(InputError, match=r"^size: found . ., expected 9 or 10$"):
+        upsampled_convolution(drawn(1, 4, 4, 1), drawn(3, 3, 1, 1), size, padding="VALID")
 
 
 def layers(precision: Precision) -> dict[str, Any]:
@@ -145,6 +201,10 @@ def layers(precision: Precision) -> dict[str, Any]:
         "strided": lambda x, kernel: convolve(x, kernel, 2, precision),
         "transposed": lambda x, kernel: transposed_convolution(x, kernel, (9, 14), precision),
         "subpixel": lambda x, kernel: subpixel_convolution(x, kernel, (9, 14), precision),
+        "valid": lambda x, kernel: convolve(x, kernel, 2, precision, "VALID"),
+        "valid subpixel": lambda x, kernel: subpixel_convolution(
+            x, kernel, (11, 16), precision, "VALID"
+        ),
     }
 
 

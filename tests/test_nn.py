@@ -8,7 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memjax.nn import BatchNorm, Dense, Hidden, Precision, batch_moments, matmul, normalise
+from memjax.nn import (
+    BatchNorm,
+    Dense,
+    Hidden,
+    Precision,
+    PReLU,
+    Weights,
+    batch_moments,
+    matmul,
+    normalise,
+)
 
 ROWS, INPUTS, OUTPUTS = 6, 5, 3
 PRECISIONS: tuple[Precision, ...] = ("float32", "tensorfloat32", "bfloat16")
@@ -211,3 +221,32 @@ def test_a_second_pass_leaves_the_statistics() -> None:
     for name in ("mean", "variance"):
         np.testing.assert_array_equal(kept["batch_stats"]["norm"][name], before[name])
         assert (moved["batch_stats"]["norm"][name] != before[name]).any()
+
+
+@pytest.mark.parametrize(("shape", "inputs"), [((40, 30), 40), ((3, 3, 20, 10), 180)])
+def test_weights_keep_the_power_of_their_inputs(shape: tuple[int, ...], inputs: int) -> None:
+    for gain in (1.0, 2.0):
+        variables = Weights(shape, gain).init(jax.random.key(0))
+        assert set(variables["params"]) == {"weights"}
+        found = Weights(shape, gain).apply(variables)
+        np.testing.assert_allclose(found.var(), gain / inputs, rtol=0.1)
+
+
+def test_normed_weights_have_the_norm_that_is_trained() -> None:
+    normed = Weights((4, 3), normed=True)
+    params = normed.init(jax.random.key(0))["params"]
+    np.testing.assert_allclose(jnp.linalg.norm(normed.apply({"params": params})), 1, rtol=1e-6)
+    params = {"weights": params["weights"], "norm": jnp.float32(-2.5)}
+    expected = -2.5 * params["weights"] / jnp.linalg.norm(params["weights"])
+    np.testing.assert_allclose(normed.apply({"params": params}), expected, rtol=1e-6)
+    # Along the weights themselves there is no gradient: only the number says how large they are.
+    gradient = jax.grad(lambda p: (normed.apply({"params": p}) * drawn(4, 3)).sum())(params)
+    assert abs((gradient["weights"] * params["weights"]).sum()) < 1e-6 < abs(gradient["norm"])
+
+
+def test_prelu() -> None:
+    layer, x = PReLU(0.02), jnp.array([[-2.0, 3.0], [1.0, -1.0], [0.0, 0.0]])
+    slope = layer.init(jax.random.key(0), x)["params"]["slope"]
+    assert slope.shape == (2,) and 0 < jnp.abs(slope).max() <= 0.02
+    found = layer.apply({"params": {"slope": jnp.array([0.5, -0.25])}}, x)
+    np.testing.assert_array_equal(found, [[-1, 3], [1, 0.25], [0, 0]])

@@ -336,6 +336,16 @@ def test_choice_of_devices(
         assert f"using {expected} of 4 devices: the batch of {batch_size} examples" in notice
 
 
+@pytest.mark.parametrize(("batch_size", "expected"), [(200, 4), (30, 3), (20, 2), (10, 1)])
+def test_episodes_stay_whole(
+    batch_size: int, expected: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, logger="memjax"):
+        assert devices.choose(batch_size, together=10) == jax.local_devices()[:expected]
+    said = f"the batch of {batch_size} examples in episodes of 10 does not divide by more"
+    assert (expected < 4) == (said in caplog.text)
+
+
 def wait_for(path: Path, process: subprocess.Popen) -> None:
     while not (path.exists() and path.stat().st_size):
         assert process.poll() is None, "it ended before it trained"

@@ -238,6 +238,18 @@ def test_learning_rate_falls_between_epochs() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
+def test_learning_rate_of_several_stretches() -> None:
+    fields = {"constant_epochs": 2, "later_rates": (3e-4, 1e-4)}
+    chosen = optimizer(steps_per_epoch=2, epsilon=1e-12, decay=0.5, **fields)
+    expected = np.repeat([1e-3, 1e-3, 3e-4, 3e-4, 1e-4, 1e-4, 5e-5, 2.5e-5], 2)
+    np.testing.assert_allclose(learning_rates(chosen, 16), expected, rtol=1e-4)
+    of_the_paper = dataclasses.asdict(configs.get("gmn_table1").optimizer)
+    of_the_paper |= {"epsilon": 1e-12, "steps_per_epoch": 1}
+    found = learning_rates(training.make_optimizer(**of_the_paper), 900)
+    expected = np.repeat([1e-3, 3e-4, 1e-4, 1e-4], [250, 250, 250, 150])
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
+
+
 @pytest.mark.parametrize("steps_per_epoch", [321, 600])
 def test_learning_rate_falls_at_the_first_step_of_every_epoch(steps_per_epoch: int) -> None:
     # Without moments Adam makes the learning rate of the step, whichever it is.

@@ -38,6 +38,10 @@ def check_fields(experiment: Experiment) -> None:
         "optimizer.learning_rate": experiment.optimizer.learning_rate,
         "optimizer.epsilon": experiment.optimizer.epsilon,
         "optimizer.decay": experiment.optimizer.decay,
+        **{
+            f"optimizer.later_rates[{i}]": rate
+            for i, rate in enumerate(experiment.optimizer.later_rates)
+        },
     }
     not_negative = {
         "optimizer.clip_global_norm": experiment.optimizer.clip_global_norm,
@@ -95,6 +99,12 @@ def check_model(experiment: Experiment, dataset: Dataset) -> None:
     """
     model, objective = experiment.model, experiment.objective
     batch = devices.blank_batch(experiment, dataset.splits["train"], dataset.maximum, 1)
+    length, together = getattr(model, "episode_length", None), experiment.sampler.together
+    if batch.context is None and length not in (None, together):
+        raise InputError(
+            f"model.episode_length: found {length}, expected {together}, the images that the "
+            "sampler draws together"
+        )
     fields = dataclasses.asdict(experiment.optimizer)
     optimizer = training.make_optimizer(**fields, steps_per_epoch=1)
 

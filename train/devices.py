@@ -59,16 +59,23 @@ class Source:
         return cls(images, tables)
 
 
-def choose(batch_size: int) -> list[jax.Device]:
-    """The largest number of local devices that divides the batch; says so if it is not all."""
+def choose(batch_size: int, together: int = 1) -> list[jax.Device]:
+    """The largest number of local devices that divides the batch; says so if it is not all.
+
+    Args:
+        batch_size: B, a multiple of `together`.
+        together: consecutive examples that stay on one device.
+    """
     devices = jax.local_devices()
-    used = max(n for n in range(1, len(devices) + 1) if batch_size % n == 0)
+    parts = batch_size // together
+    used = max(n for n in range(1, len(devices) + 1) if parts % n == 0)
     if used < len(devices):
         logger.warning(
-            "using %d of %d devices: the batch of %d examples does not divide by more",
+            "using %d of %d devices: the batch of %d examples%s does not divide by more",
             used,
             len(devices),
             batch_size,
+            f" in episodes of {together}" if together > 1 else "",
         )
     return devices[:used]
 

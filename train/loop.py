@@ -50,7 +50,7 @@ class Loop:
             len(self._split), experiment.train.batch_size
         )
         self._total_steps = experiment.train.num_epochs * self._steps_per_epoch
-        self._devices = devices.choose(experiment.train.batch_size)
+        self._devices = devices.choose(experiment.train.batch_size, experiment.sampler.together)
         optimizer = training.make_optimizer(
             **dataclasses.asdict(experiment.optimizer), steps_per_epoch=self._steps_per_epoch
         )

@@ -52,10 +52,15 @@ def make_pictures(
 def _places(
     experiment: Experiment, split: Split, key: Array
 ) -> tuple[np.ndarray, np.ndarray | None]:
-    """The images that are shown, and those in memory: the first ones, or one draw's."""
+    """The images that are shown, and those in memory: the first ones, or one draw's.
+
+    Images that belong together are shown together.
+    """
     sampler, size = experiment.sampler, experiment.train.batch_size
     if isinstance(sampler, Epochs):
         return np.arange(min(SHOWN, len(split))), None
     row = sampler.plan(experiment.seed, 0, len(split), size)[0]
     drawn = sampler.draw(sampler.tables(split), jnp.asarray(row), key, size)
-    return np.asarray(drawn.targets)[:SHOWN], np.asarray(drawn.context)
+    count = max(SHOWN // sampler.together, 1) * sampler.together
+    context = None if drawn.context is None else np.asarray(drawn.context)
+    return np.asarray(drawn.targets)[:count], context

@@ -3,10 +3,14 @@
 import difflib
 
 from memjax.config import Experiment
-from memjax.configs import mem_vae, vma
+from memjax.configs import gmn, mem_vae, vma
 from memjax.errors import InputError
 
-EXPERIMENTS: dict[str, Experiment] = {**mem_vae.EXPERIMENTS, **vma.EXPERIMENTS}
+EXPERIMENTS: dict[str, Experiment] = {
+    **mem_vae.EXPERIMENTS,
+    **vma.EXPERIMENTS,
+    **gmn.EXPERIMENTS,
+}
 
 
 def get(name: str) -> Experiment:

@@ -19,7 +19,7 @@ from memjax.data.episodes import (
     draw_set,
 )
 from memjax.data.loading import NAMES, load
-from memjax.data.samplers import Drawn, Episodes, Epochs, Recall, Sampler, gather
+from memjax.data.samplers import Drawn, Episodes, Epochs, Recall, Sampler, WholeEpisodes, gather
 from memjax.data.splits import SplitOrder
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "Sampler",
     "Split",
     "SplitOrder",
+    "WholeEpisodes",
     "binarise",
     "check_episode",
     "check_set",

@@ -14,7 +14,7 @@ import numpy as np
 
 from memjax.data.arrays import Split
 from memjax.data.batches import Binarisation, epoch_permutation, prepare_images
-from memjax.data.episodes import check_episode, class_table, draw_episode
+from memjax.data.episodes import check_episode, check_set, class_table, draw_episode, draw_set
 from memjax.errors import InputError
 from memjax.types import Batch
 
@@ -59,6 +59,10 @@ def gather(
 class Sampler(Protocol):
     """What training asks of a sampler; B is `train.batch_size`."""
 
+    @property
+    def together(self) -> int:
+        """How many consecutive targets one device must have together; B is a multiple of it."""
+
     def check(self, split: Split, images: str, batch_size: int) -> None:
         """Raises InputError where the split cannot be sampled so; `images` says what it holds."""
 
@@ -78,6 +82,8 @@ class Sampler(Protocol):
 @dataclasses.dataclass(frozen=True)
 class Epochs:
     """Every image once an epoch, in a new order each time, without a memory."""
+
+    together = 1
 
     def check(self, split: Split, images: str, batch_size: int) -> None:
         _check_batch(split, images, batch_size)
@@ -110,6 +116,8 @@ class Recall:
     """
 
     memory_size: int = 256
+
+    together = 1
 
     def check(self, split: Split, images: str, batch_size: int) -> None:
         _check_batch(split, images, batch_size)
@@ -152,6 +160,8 @@ class Episodes:
     shots: int = 4
     steps: int = 1000
 
+    together = 1
+
     def check(self, split: Split, images: str, batch_size: int) -> None:
         if self.steps < 1:
             raise InputError(f"sampler.steps: found {self.steps}, expected at least 1")
@@ -190,6 +200,79 @@ class Episodes:
             targets_per_class=batch_size // self.ways,
         )
         return Drawn(found.targets, found.context, found.target_labels, found.context_labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class WholeEpisodes:
+    """Episodes without a memory of their own: each image has those before it in its episode.
+
+    A batch is episodes one after the other.
+
+    Attributes:
+        ways: classes that the images of an episode may be of, at most.
+        length: T, images of an episode; each is of any of the classes, all equally likely.
+        steps: batches that count as one epoch.
+        replacement: whether a class may be drawn twice, which leaves the episode with fewer, and an
+            image too, which then has an exact copy before it.
+
+    Source: the code of Bartunov and Vetrov 2016, which draws with replacement.
+    """
+
+    ways: int = 2
+    length: int = 10
+    steps: int = 121
+    replacement: bool = True
+
+    @property
+    def together(self) -> int:
+        return self.length
+
+    def check(self, split: Split, images: str, batch_size: int) -> None:
+        if self.steps < 1:
+            raise InputError(f"sampler.steps: found {self.steps}, expected at least 1")
+        if self.length < 2 or batch_size % self.length:
+            raise InputError(
+                f"sampler.length: found {self.length}, expected a divisor of train.batch_size "
+                f"{batch_size}, and at least 2 images"
+            )
+        check_set(
+            split.labels,
+            images,
+            ways=self.ways,
+            total=self.length - 1,
+            num_targets=1,
+            replacement=self.replacement,
+        )
+
+    def steps_per_epoch(self, num_images: int, batch_size: int) -> int:
+        del num_images, batch_size
+        return self.steps
+
+    def tables(self, split: Split) -> Any:
+        assert split.labels is not None, "checked before"
+        return class_table(split.labels)
+
+    def plan(self, seed: int, epoch: int, num_images: int, batch_size: int) -> np.ndarray:
+        del seed, epoch, num_images, batch_size
+        return np.zeros((self.steps, 0), np.int32)  # the key says it all
+
+    def draw(self, tables: Any, row: jax.Array, key: jax.Array, batch_size: int) -> Drawn:
+        del row
+
+        def one(key: jax.Array) -> jax.Array:
+            drawn = draw_set(
+                key,
+                tables,
+                ways=self.ways,
+                total=self.length,
+                num_targets=0,
+                replacement=self.replacement,
+                guaranteed=False,
+            )
+            return drawn.context
+
+        keys = jax.random.split(key, batch_size // self.length)
+        return Drawn(jax.vmap(one)(keys).reshape(-1))
 
 
 def _check_batch(split: Split, images: str, batch_size: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from memjax import data
-from memjax.data import Drawn, Episodes, Epochs, Recall, Split
+from memjax.data import Drawn, Episodes, Epochs, Recall, Split, WholeEpisodes
 from memjax.errors import InputError
 
 IMAGES = np.arange(60, dtype=np.uint8).reshape(60, 1, 1, 1)
@@ -67,6 +67,46 @@ def test_episodes_have_other_drawings_of_the_same_classes() -> None:
         assert [len(real) for real in classes.values()] == [1, 1]
 
 
+def episodes(sampler: WholeEpisodes, batch_size: int) -> np.ndarray:
+    """Of all steps of an epoch, `[S, B / T, T]`."""
+    tables = sampler.tables(SPLIT)
+    keys = jax.random.split(jax.random.key(5), sampler.steps)
+
+    @jax.jit
+    @jax.vmap
+    def draw(key: jax.Array, row: jax.Array) -> Drawn:
+        return sampler.draw(tables, row, key, batch_size)
+
+    found = draw(keys, sampler.plan(3, 0, 60, batch_size))
+    assert found.context is None and found.labels is None
+    return np.asarray(found.targets).reshape(sampler.steps, -1, sampler.length)
+
+
+def test_whole_episodes_are_of_a_few_classes_each() -> None:
+    sampler = WholeEpisodes(ways=2, length=5, steps=40)
+    assert sampler.steps_per_epoch(60, 20) == 40 and sampler.together == 5
+    found = episodes(sampler, 20).reshape(160, 5)
+    classes = [frozenset(SPLIT.labels[episode].tolist()) for episode in found]
+    # One class of the six twice, or one of two in all five images: 1/6 + 5/6 * 2/32.
+    ones = sum(len(seen) == 1 for seen in classes)
+    assert max(map(len, classes)) == 2 and 20 < ones < 55
+    assert len(set(classes)) == 6 + 15  # episodes differ, within a batch and between batches
+    assert sum(len(set(episode.tolist())) < 5 for episode in found) > 40  # copies
+
+
+def test_whole_episodes_without_replacement_never_repeat() -> None:
+    sampler = WholeEpisodes(ways=2, length=10, steps=10, replacement=False)
+    for episode in episodes(sampler, 20).reshape(20, 10):
+        assert len(set(episode.tolist())) == 10
+        assert len(set(SPLIT.labels[episode].tolist())) <= 2
+
+
+@pytest.mark.parametrize("sampler", [Epochs(), Recall(), Episodes()])
+def test_other_targets_may_be_parted(sampler: Any) -> None:
+    assert sampler.together == 1
+    assert "together" not in {field.name for field in dataclasses.fields(sampler)}
+
+
 def test_an_image_has_the_same_pixels_as_target_and_in_memory() -> None:
     images = jnp.full((60, 5, 5, 1), 128, jnp.uint8)
     found = drawn(Recall(9), 0)
@@ -88,6 +128,18 @@ def test_an_image_has_the_same_pixels_as_target_and_in_memory() -> None:
         (Episodes(steps=0), SPLIT, 8, "sampler.steps: found 0, expected at least 1"),
         (Episodes(ways=2, shots=9), SPLIT, 4, "things"),
         (Episodes(ways=2), dataclasses.replace(SPLIT, labels=None), 4, "things"),
+        (WholeEpisodes(), SPLIT, 15, "sampler.length: found 10, expected a divisor of train.batch"),
+        (WholeEpisodes(length=1), SPLIT, 4, "sampler.length: found 1, expected"),
+        (WholeEpisodes(length=0), SPLIT, 4, "sampler.length: found 0, expected"),
+        (WholeEpisodes(steps=0), SPLIT, 20, "sampler.steps: found 0, expected at least 1"),
+        (WholeEpisodes(ways=0), SPLIT, 20, "ways: found 0, expected at least 1"),
+        (WholeEpisodes(), dataclasses.replace(SPLIT, labels=None), 20, "things: found no labels"),
+        (
+            WholeEpisodes(length=11, replacement=False),
+            SPLIT,
+            22,
+            "things: found 10 drawings of class 0, expected at least 11",
+        ),
     ],
 )
 def test_what_cannot_be_sampled(sampler: Any, split: Split, batch_size: int, message: str) -> None:
