@@ -38,6 +38,8 @@ TEST = [
     "setuptools>=77",  # the wheel is built without network
 ]
 
+BENCH = ["torch>=2.4"]  # the rival of benchmarks.addressing
+
 setup(
     name="memjax",
     version="0.1.0",
@@ -60,7 +62,7 @@ setup(
     package_dir={"memjax_train": "train", "memjax_eval": "eval"},
     package_data={"memjax": ["py.typed"]},
     install_requires=RUNTIME,
-    extras_require={"test": TEST},
+    extras_require={"bench": BENCH, "test": TEST},
     entry_points={
         "console_scripts": [
             "memjax-train=memjax_train.__main__:main",

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +26,8 @@ from eval import records
 from eval.records import Record
 from eval.text import columns
 from memjax import backend, configs, data, training
+from memjax.config import Experiment
+from memjax.data import Dataset
 from train import devices
 from train.runner import fit_to_data
 
@@ -32,10 +35,8 @@ from train.runner import fit_to_data
 class Epochs:
     """An experiment compiled and warm, whose epochs can be timed."""
 
-    def __init__(self, name: str, data_dir: str | None):
-        """Load the data, compile, take ten steps."""
-        base = configs.get(name)
-        dataset = data.load(base.dataset, data_dir, merge_validation=base.data.merge_validation)
+    def __init__(self, base: Experiment, dataset: Dataset, warm_up: int = 10):
+        """Compile, take `warm_up` steps."""
         self.experiment = experiment = fit_to_data(base, dataset)
         split, batch_size = dataset.splits["train"], experiment.train.batch_size
         sampler = experiment.sampler
@@ -51,7 +52,19 @@ class Epochs:
         self._call = devices.make_call(experiment, step, dataset.maximum, used)
         self._source = devices.Source.of(experiment, split, used)
         self._plan = sampler.plan(experiment.seed, 0, len(split), batch_size)
-        self.seconds(10)
+        self.seconds(warm_up)
+
+    @classmethod
+    def of(cls, name: str, data_dir: str | None) -> "Epochs":
+        """Load the data of a named experiment."""
+        base = configs.get(name)
+        merge = base.data.merge_validation
+        return cls(base, data.load(base.dataset, data_dir, merge_validation=merge))
+
+    @property
+    def params(self) -> Any:
+        """The model's parameters as they are now, in arrays of numpy."""
+        return jax.device_get(self._state.train.params)
 
     def seconds(self, count: int) -> float:
         """Take `count` steps; returns how long they took."""
@@ -64,7 +77,7 @@ class Epochs:
 
 def epoch_seconds(names: tuple[str, ...], rounds: int, data_dir: str | None) -> list[Record]:
     """Median seconds of an epoch of each experiment, their epochs alternating."""
-    timed = [Epochs(name, data_dir) for name in names]
+    timed = [Epochs.of(name, data_dir) for name in names]
     seconds = [[one.seconds(one.steps) for one in timed] for _ in range(rounds)]
     return [
         _record(one.experiment.name, one.experiment.dataset, "epoch_seconds", list(found))

@@ -55,20 +55,27 @@ def panels(titled: Mapping[str, np.ndarray], columns: int = 8) -> "Figure":
 
 
 def curves(
-    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]], x_label: str, y_label: str
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    x_label: str,
+    y_label: str,
+    logarithmic: bool = False,
 ) -> "Figure":
     """Lines over one axis: name -> (x, y).
 
-    The steep beginning is cut off: the axis begins where a twentieth of all values lie below.
+    With linear axes the steep beginning is cut off: the axis begins where a twentieth of all values
+    lie below. Logarithmic ones show all points.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axis = figure.subplots()
     for name, (x, y) in lines.items():
-        axis.plot(x, y, label=name)
+        axis.plot(x, y, label=name, marker="." if logarithmic else None)
     values = np.concatenate([np.asarray(y, dtype=np.float64) for _, y in lines.values()])
-    axis.set_ylim(bottom=float(np.quantile(values, 0.05)))
+    if logarithmic:
+        axis.set(xscale="log", yscale="log")
+    else:
+        axis.set_ylim(bottom=float(np.quantile(values, 0.05)))
     axis.set_xlabel(x_label)
     axis.set_ylabel(y_label)
     axis.grid(alpha=0.3)

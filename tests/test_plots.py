@@ -80,6 +80,14 @@ def test_curves_cut_off_the_steep_beginning() -> None:
     assert top > -90
 
 
+def test_logarithmic_curves_show_every_point() -> None:
+    y = [0.1, 10.0, 20.0, 30.0]
+    (axis,) = plots.curves({"a": ([1, 10, 20, 30], y)}, "x", "y", logarithmic=True).axes
+    assert (axis.get_xscale(), axis.get_yscale()) == ("log", "log")
+    bottom, top = axis.get_ylim()
+    assert bottom < min(y) and top > max(y)
+
+
 @pytest.mark.parametrize("kind", ["panels", "curves"])
 def test_save_writes_the_same_bytes_for_the_same_figure(kind: str, tmp_path: Path) -> None:
     images = np.random.default_rng(0).random((8, 4, 4, 1))

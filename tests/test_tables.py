@@ -221,6 +221,49 @@ def test_curves_are_of_the_longest_unchanged_training(
     assert (results / "figures" / "bound_mnist.png").read_bytes() == alone
 
 
+def step_seconds(**fields: object) -> eval_records.Record:
+    timed = {"task": "benchmark", "metric": "step_seconds", "dataset": "random", "split": "train"}
+    return record(
+        "vma_few_shot", **{**timed, "value": 0.01234, "protocol": {"rounds": 7}, **fields}
+    )
+
+
+def test_times_of_changed_experiments_have_rows_of_their_own(results: Path) -> None:
+    changed = {"rounds": 7, "changed": {"model.maps": [32, 32], "model.latent": 8}}
+    slow = step_seconds(value=12.345, protocol=changed)
+    page = page_of(results, step_seconds(value=2.0), step_seconds(), slow)
+    rows = table_under(page, "Times, medians of alternating rounds")
+    assert [(row["what"], row["seconds"]) for row in rows] == [
+        ("a step of training", "0.0123"),
+        ("a step of training, `--model.maps 32 32`, `--model.latent 8`", "12.35"),
+    ]
+
+
+def over_memory(curve: str, values: list[float]) -> eval_records.Record:
+    return step_seconds(
+        metric="step_seconds_by_memory",
+        value=None,
+        protocol={"curve": f"dense, {curve}"},
+        x=[16, 48, 1024],
+        values=values,
+    )
+
+
+def test_seconds_over_memory_are_drawn_and_shown(results: Path) -> None:
+    page = page_of(
+        results,
+        over_memory("hard", [2.0, 3.0, 4.0]),
+        over_memory("soft features", [1.0, 3.5, 9.0]),
+        over_memory("soft pixels", [1.0, 4.0, 4.0]),
+    )
+    rows = table_under(page, "Seconds of a training step")
+    assert [row["entries"] for row in rows] == ["16", "48", "1,024"]
+    assert [row["dense, soft features"] for row in rows] == ["1.00", "3.50", "9.00"]
+    assert "against dense, soft features: faster from 48 entries on." in page
+    assert "against dense, soft pixels: not faster at the largest size." in page
+    assert (results / "figures" / "addressing_speed.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_no_curves_no_picture(results: Path) -> None:
     assert "figures" not in page_of(results, record())
     assert not (results / "figures").exists()

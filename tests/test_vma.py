@@ -156,6 +156,35 @@ def test_the_joint_estimate_approaches_the_sum_over_addresses_from_below() -> No
     assert (means[0] < means[1]).all() and (means[1] < exact + 0.01).all()
 
 
+@pytest.mark.usefixtures("wide")
+@pytest.mark.parametrize("kind", ["dense", "convolutional"])
+def test_reading_the_drawn_entries_alone_changes_nothing(kind: Any) -> None:
+    model, given = vma(kind=kind, maps=(3, 3)), batch(entries=K * B + 1)
+    start = variables(model, given)
+
+    def bound(of: Variables, model: VMA) -> tuple[jax.Array, Terms]:
+        terms, _ = sampling.sample_terms(model, of, given, keys(given), True)
+        return objectives.vimco(terms).sum(), terms
+
+    gradient = tiny.quick_jit(jax.grad(bound, has_aux=True), static_argnums=1)
+    found = gradient(start, model.clone(batch_axes=("samples",))), gradient(start, model)
+    near = 1e-8 if kind == "dense" else 1e-4  # convolutions are in float32
+    for late, early in zip(*map(jax.tree.leaves, found), strict=True):
+        np.testing.assert_allclose(late, early, rtol=near, atol=near)
+
+
+@pytest.mark.parametrize(("entries", "early"), [(K * B, True), (K * B + 1, False)])
+def test_a_step_reads_all_entries_or_the_drawn_ones(entries: int, early: bool) -> None:
+    model, given = vma(batch_axes=("samples",)), batch(entries=entries)
+    start = variables(model, given)
+
+    def encoding(_: jax.Array) -> Any:
+        return model.apply(start, given, True, method="encode")
+
+    found = jax.eval_shape(jax.vmap(encoding, axis_name="samples"), jnp.zeros(K))
+    assert (found.memory.reading is not None) == early
+
+
 @pytest.mark.parametrize("addressing", ["soft", "none"])
 def test_other_addressing_is_reparameterised(addressing: Any) -> None:
     model, given = vma(addressing=addressing), batch()

@@ -11,6 +11,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from memjax import distributions
 from memjax.errors import InputError
@@ -35,13 +36,14 @@ class Memory:
     Attributes:
         entries: `[M, ...]`, the learned vectors or the images themselves.
         keys: `[M, E]`, embeddings to be matched.
-        reading: what the networks read of each entry.
+        reading: what the networks read of each entry; None where less is to be read once the
+            addresses or mixtures are known.
         log_prior: `[M]`, log p(a).
     """
 
     entries: Array
     keys: Array
-    reading: Reading
+    reading: Reading | None
     log_prior: Array
 
 
@@ -88,7 +90,8 @@ class VMA(nn.Module):
         embeddings: of targets and entries come from `separate` networks, as in the paper, or from
             one `shared` by both, which finds an exact copy of the target from the start.
         precision: of matrix products; set from `train.precision`.
-        batch_axes: mapped axes of a batch; there is no batch norm that would ask.
+        batch_axes: mapped axes of a batch; where `samples` is among them, a step that draws fewer
+            addresses than there are entries reads the drawn ones alone.
 
     Source: sections 2 and 4; the soft and the memoryless model are its baselines of section 4.2.
     """
@@ -134,7 +137,7 @@ class VMA(nn.Module):
     def encode(self, batch: Batch, train: bool) -> Encoding:
         """The targets, the memory and q(a | x)."""
         del train
-        memory = self._read_memory(batch.context)
+        memory = self._read_memory(batch.context, self._num_drawn(batch))
         log_posterior = None
         if memory is not None and self.addressing == "hard":
             query = self.networks.embed_images(batch.images)
@@ -202,7 +205,7 @@ class VMA(nn.Module):
         del batch
         if self.addressing == "hard":
             log_q, memory = self._hard(encoding)
-            reading = hard_read(memory.reading, self._draw_address(log_q, keys))
+            reading = self._read(memory, self._draw_address(log_q, keys))
             z, _ = self._draw_latent(encoding, _of_latent(reading), keys)
             return self._image_distribution(z, reading).mean()
         z, _ = self._draw_latent(encoding, None, keys)
@@ -227,7 +230,7 @@ class VMA(nn.Module):
             address = jax.vmap(lambda key: jax.random.categorical(key, memory.log_prior))(
                 _folded(keys, 1)
             )
-        reading = hard_read(memory.reading, address)
+        reading = self._read(memory, address)
         of_z = _of_latent(reading)
         z = _at(of_z.prior_mean, of_z.prior_log_variance, _normal(keys, self.latent))
         return Generated(self._image_distribution(z, reading).mean())
@@ -246,7 +249,7 @@ class VMA(nn.Module):
         log_q, memory = self._hard(encoding)
         log_p = memory.log_prior
         address = self._draw_address(log_q, keys) if forced is None else forced
-        reading = hard_read(memory.reading, address)
+        reading = self._read(memory, address)
         of_z = _of_latent(reading)
         z, posterior = self._draw_latent(encoding, of_z, keys)
         prior = distributions.diagonal_normal(of_z.prior_mean, of_z.prior_log_variance)
@@ -290,7 +293,7 @@ class VMA(nn.Module):
             diagnostics=diagnostics,
         )
 
-    def _read_memory(self, context: Array | None) -> Memory | None:
+    def _read_memory(self, context: Array | None, num_drawn: int | None = None) -> Memory | None:
         if self.addressing == "none":
             return None
         if self.memory == "learned":
@@ -305,8 +308,27 @@ class VMA(nn.Module):
         else:
             entries = context
         keys = self.networks.embed_entries(entries)
-        reading = self.networks.read_entries(entries, latent=self.addressing == "hard")
+        reading = None
+        if self._reads_all(len(entries), num_drawn):
+            reading = self.networks.read_entries(entries, latent=self.addressing == "hard")
         return Memory(entries, keys, reading, self._log_prior(keys))
+
+    def _reads_all(self, num_entries: int, num_drawn: int | None) -> bool:
+        """Whether every entry is read before some are drawn or mixed."""
+        if self.addressing == "soft":
+            return self.blended == "features"
+        return num_drawn is None or num_entries <= num_drawn
+
+    def _num_drawn(self, batch: Batch) -> int | None:
+        """K * B addresses of a training step; None where K is not known, and may be thousands."""
+        if "samples" not in self.batch_axes:
+            return None
+        return lax.axis_size("samples") * len(batch.images)
+
+    def _read(self, memory: Memory, address: Array) -> Reading:
+        if memory.reading is None:
+            return self.networks.read_entries(hard_read(memory.entries, address), latent=True)
+        return hard_read(memory.reading, address)
 
     def _log_prior(self, keys: Array) -> Array:
         if self.addressing == "hard" and self.prior == "learned_query":
@@ -334,7 +356,7 @@ class VMA(nn.Module):
         return jnp.exp(self._log_probabilities(self.networks.embed_latent(z), memory.keys))
 
     def _blend(self, memory: Memory, attention: Array) -> Reading:
-        if self.blended == "features":
+        if memory.reading is not None:
             return blend(memory.reading, attention, self.precision)
         mixtures = blend(memory.entries, attention, self.precision)
         return self.networks.read_entries(mixtures, latent=False)

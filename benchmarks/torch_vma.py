@@ -1,0 +1,244 @@
+"""The convolutional model of `memjax.models.vma` in PyTorch, which `benchmarks.addressing` times.
+
+Same layers, same sizes, same parameters (`load`), same objective. What depends on the memory alone
+is computed once for its M images here too. Channels come last in memory, which is what PyTorch's
+convolutions on CPUs are fastest with. The only module that imports torch.
+"""
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from memjax.convolution import layer_shapes
+from memjax.models.vma import VMA
+
+Weights = Mapping[str, Any]
+
+
+class Pyramid(nn.Module):
+    """`convolution.Pyramid` of images `[B, C, H, W]`."""
+
+    def __init__(self, maps: tuple[int, ...], image_shape: tuple[int, int, int]):
+        super().__init__()
+        shapes = (image_shape, *layer_shapes(maps, image_shape))
+        self.even = [shape[0] % 2 == 0 for shape in shapes[:-1]]
+        self.layers = nn.ModuleList(
+            nn.Conv2d(shapes[i][2], maps[i], 3, 1 + i % 2, int(i % 2 == 0 or not self.even[i]))
+            for i in range(len(maps))
+        )
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """The last maps of each size."""
+        features, h = [], images
+        for i, layer in enumerate(self.layers):
+            if i % 2:
+                features.append(h)
+                h = functional.pad(h, (0, 1, 0, 1)) if self.even[i] else h
+            h = functional.relu(layer(h))
+        return [*features, h]
+
+
+class Mirror(nn.Module):
+    """`convolution.Mirror` with skips."""
+
+    def __init__(self, maps: tuple[int, ...], image_shape: tuple[int, int, int], inputs: int):
+        super().__init__()
+        *shapes, coarsest = (image_shape, *layer_shapes(maps, image_shape))
+        self.coarsest, self.sizes = coarsest, [shape[:2] for shape in shapes]
+        self.dense = nn.Linear(inputs, math.prod(coarsest))
+        self.layers, self.skips = nn.ModuleList(), nn.ModuleList()
+        for i, ((height, _, features), channels) in enumerate(zip(shapes, maps, strict=True)):
+            if i % 2:
+                self.layers.append(nn.ConvTranspose2d(channels, features, 3, 2, height % 2))
+                self.skips.append(nn.Conv2d(features, features, 3, 1, 1, bias=False))
+            else:
+                self.layers.append(nn.Conv2d(channels, features, 3, 1, 1))
+
+    def project(self, features: list[Tensor]) -> list[Tensor]:
+        """The skips' share of the upscaling layers."""
+        return [skip(f) for skip, f in zip(self.skips, features[:-1], strict=True)]
+
+    def forward(self, vector: Tensor, skips: list[Tensor]) -> Tensor:
+        """Logits `[B, C, H, W]`."""
+        h = functional.relu(self.dense(vector)).reshape(-1, *self.coarsest).permute(0, 3, 1, 2)
+        for i in reversed(range(len(self.layers))):
+            h = self.layers[i](h)
+            if i % 2:
+                height, width = self.sizes[i]
+                h = h[:, :, :height, :width] + skips[i // 2]
+            h = functional.relu(h) if i else h
+        return h
+
+
+class TorchVMA(nn.Module):
+    """The few-shot model: hard addresses, separate embeddings, one pyramid for all of an entry."""
+
+    def __init__(self, model: VMA):
+        """Take the sizes of `model`, whose images are square."""
+        super().__init__()
+        assert model.image_shape is not None and model.image_shape[0] == model.image_shape[1]
+        (hidden,), latent, shape = model.hidden, model.latent, model.image_shape
+        top = math.prod(layer_shapes(model.maps, shape)[-1])
+        self.latent = latent
+        self.query_pyramid, self.key_pyramid, self.image_pyramid, self.entry_pyramid = (
+            Pyramid(model.maps, shape) for _ in range(4)
+        )
+        self.query, self.key = (_mlp(top, hidden, model.matching) for _ in range(2))
+        self.prior = _mlp(top, hidden, 2 * latent)
+        self.posterior_of_image, self.posterior_of_entry = _mlp(top, hidden), _mlp(top, hidden)
+        self.posterior_rest, self.entry_vector = _mlp(hidden, 2 * latent), _mlp(top, latent)
+        self.mirror = Mirror(model.maps, shape, 2 * latent)
+        self.prior_query = nn.Parameter(torch.zeros(1, model.matching))
+
+    def address_log_probs(self, images: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+        """log q(a | x) `[B, M]` and log p(a) `[M]`."""
+        keys = functional.normalize(self.key(_flat(self.key_pyramid(context)[-1])), dim=-1)
+        query = self.query(_flat(self.query_pyramid(images)[-1]))
+        log_q = functional.log_softmax(query @ keys.T, dim=-1)
+        return log_q, functional.log_softmax(self.prior_query @ keys.T, dim=-1)[0]
+
+    def forward(
+        self, images: Tensor, context: Tensor, noise: Tensor, address: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Log weights and log q(a | x), both `[K, B]`.
+
+        Args:
+            images: `[B, C, H, W]`.
+            context: `[M, C, H, W]`.
+            noise: `[K, B, D]`, of z.
+            address: `[K, B]`, drawn from q(a | x) if None.
+        """
+        num_samples, batch, _ = noise.shape
+        log_q, log_p = self.address_log_probs(images, context)
+        if address is None:
+            address = torch.multinomial(log_q.exp(), num_samples, replacement=True).T
+        picked = address.reshape(-1)
+        of_image = self.posterior_of_image(_flat(self.image_pyramid(images)[-1]))
+        features = self.entry_pyramid(context)
+        top = _flat(features[-1])
+        of_entry = self.posterior_of_entry(top)[picked]
+        prior_mean, prior_log_variance = self.prior(top)[picked].chunk(2, dim=-1)
+        h = functional.relu(of_image.repeat(num_samples, 1) + of_entry)
+        mean, log_variance = self.posterior_rest(h).chunk(2, dim=-1)
+        z = mean + torch.exp(0.5 * log_variance) * noise.reshape(-1, self.latent)
+        vector = torch.cat([z, self.entry_vector(top)[picked]], dim=-1)
+        skips = [skip[picked] for skip in self.mirror.project(features)]
+        logits = self.mirror(vector, skips)
+        target = images.repeat(num_samples, 1, 1, 1)
+        loss = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        log_prior = log_p[picked] + _log_normal(z, prior_mean, prior_log_variance)
+        log_score = log_q.gather(1, address.T).T
+        weights = log_prior - loss.sum((1, 2, 3)) - _log_normal(z, mean, log_variance)
+        return weights.reshape(num_samples, batch) - log_score, log_score
+
+    def load(self, params: Weights) -> None:
+        """Take the parameters `params` of the model in jax."""
+        with torch.no_grad():
+            self.prior_query.copy_(_tensor(params["prior_query"]))
+            _load(self, params["networks"])
+
+
+def vimco(log_weights: Tensor, log_score: Tensor) -> Tensor:
+    """`objectives.vimco` with the arithmetic baseline: `[K, B]` -> `[B]`."""
+    num_samples = len(log_weights)
+    bound = torch.logsumexp(log_weights, 0) - math.log(num_samples)
+    itself = torch.eye(num_samples, dtype=torch.bool)[..., None]
+    others = torch.where(itself, -math.inf, log_weights.detach()[None])
+    baseline = torch.logsumexp(others, 1) - math.log(num_samples - 1)
+    signal = bound.detach() - baseline
+    return bound + (signal * (log_score - log_score.detach())).sum(0)
+
+
+class TorchSteps:
+    """The model in training, whose steps can be timed."""
+
+    def __init__(self, model: VMA, params: Weights, images: np.ndarray, compiled: bool):
+        """Compile, take three steps.
+
+        Args:
+            model: whose sizes are taken.
+            params: where training starts.
+            images: `[C, N, H, W]` uint8, N drawings of each of C classes.
+            compiled: by `torch.compile`, else eager.
+        """
+        module = TorchVMA(model)
+        module.load(params)
+        self._module = module.to(memory_format=torch.channels_last)
+        self._images, self._latent = torch.from_numpy(images), model.latent
+        self._optimizer = torch.optim.Adam(module.parameters(), lr=3e-4, fused=True)
+        self._loss: Callable[..., Tensor] = self._objective
+        if compiled:
+            self._loss = torch.compile(self._objective)
+        self.seconds(3)
+
+    def seconds(self, count: int) -> float:
+        """Take `count` steps; returns how long they took."""
+        started = time.monotonic()
+        for _ in range(count):
+            context, targets = self._episode()
+            loss = self._loss(targets, context, torch.randn(4, len(targets), self._latent))
+            self._optimizer.zero_grad()
+            loss.backward()
+            self._optimizer.step()
+        return time.monotonic() - started
+
+    def _objective(self, images: Tensor, context: Tensor, noise: Tensor) -> Tensor:
+        return -vimco(*self._module(images, context, noise)).mean()
+
+    def _episode(self) -> tuple[Tensor, Tensor]:
+        """8 classes, 4 drawings of each in memory and 4 others as targets: `[32, 1, H, W]` each."""
+        classes = torch.randperm(len(self._images))[:8]
+        drawings = torch.rand(8, self._images.shape[1]).argsort(1)[:, :8]
+        images = self._images[classes[:, None], drawings].float()
+        context, targets = images[:, :4], images[:, 4:]
+        return tuple(part.flatten(0, 1)[:, None].contiguous() for part in (context, targets))
+
+
+def _mlp(*features: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for i, (inputs, units) in enumerate(itertools.pairwise(features)):
+        layers += [nn.ReLU()] * bool(i) + [nn.Linear(inputs, units)]
+    return nn.Sequential(*layers)
+
+
+def _flat(x: Tensor) -> Tensor:
+    """In the order of `[B, H, W, C]`."""
+    return x.permute(0, 2, 3, 1).flatten(1)
+
+
+def _log_normal(z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    squares = (z - mean).square() * torch.exp(-log_variance)
+    return -0.5 * (squares + log_variance + math.log(2 * math.pi)).sum(-1)
+
+
+def _load(module: Any, params: Weights) -> None:
+    for name, value in params.items():
+        part, _, number = name.rpartition("_")
+        if part == "Dense":
+            _load(module[2 * int(number)], value)
+        elif number.isdigit():
+            _load(getattr(module, part)[int(number)], value)
+        elif isinstance(value, Mapping):
+            _load(getattr(module, name), value)
+        elif name == "kernel":
+            module.weight.copy_(_kernel(module, _tensor(value)))
+        else:
+            module.bias.copy_(_tensor(value))
+
+
+def _kernel(module: nn.Module, kernel: Tensor) -> Tensor:
+    if kernel.ndim == 2:
+        return kernel.T
+    transposed = isinstance(module, nn.ConvTranspose2d)
+    return kernel.permute(2, 3, 0, 1) if transposed else kernel.permute(3, 2, 0, 1)
+
+
+def _tensor(array: Any) -> Tensor:
+    return torch.from_numpy(np.array(array))

@@ -1,0 +1,137 @@
+"""What is compared in the benchmarks is the same thing, and is compared in turn."""
+
+import itertools
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from benchmarks import addressing
+from eval import records
+from memjax import configs, objectives, sampling
+from memjax.errors import InputError
+from memjax.models.vma import VMA
+from memjax.types import Batch, Terms, Variables
+from tests import tiny
+
+B, M, K, SIDE = 3, 4, 5, 13
+
+
+def test_rounds_alternate() -> None:
+    calls = []
+
+    def timed(name: str) -> Any:
+        def seconds(count: int) -> float:
+            calls.append((name, count))
+            return count * {"a": 0.1, "b": 1.0}[name]
+
+        return seconds
+
+    found = addressing.alternate([timed("a"), timed("b")], 3)
+    np.testing.assert_allclose(found, [[0.1] * 3, [1.0] * 3])
+    assert calls[4:] == [("a", 2), ("b", 1)] * 3
+
+
+@pytest.mark.parametrize("kind", ["convolutional", "dense"])
+def test_variants_differ_in_addressing_alone(kind: Any) -> None:
+    made = addressing.variants(kind, 48)
+    assert {one.sampler.ways * one.sampler.shots for one in made.values()} == {48}
+    assert [one.objective.num_samples for one in made.values()] == [4, 1, 1]
+    models = [one.model.clone(addressing="hard", blended="features") for one in made.values()]
+    assert models == models[:1] * 3
+    assert [one.model.addressing for one in made.values()] == ["hard", "soft", "soft"]
+
+
+def test_recall_is_recorded(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def recall(rounds: int) -> list[records.Record]:
+        return [addressing._record(configs.get("vma_recall"), "step_seconds", [0.0123456] * rounds)]
+
+    monkeypatch.setattr(addressing, "recall", recall)
+    addressing.main(parts=("recall",), rounds=3, results=str(tmp_path))
+    (found,) = records.load(tmp_path / "benchmarks.json")
+    assert (found.value, found.values) == (0.0123, [0.0123] * 3)
+    assert found.protocol == {
+        "rounds": 3,
+        "precision": "float32",
+        "num_samples": 4,
+        "batch_size": 32,
+    }
+
+
+def test_missing_torch_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "benchmarks.torch_vma", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(InputError, match=r"^torch: not installed, expected .*: pip install torch$"):
+        addressing.few_shot((32,), 1)
+
+
+def model() -> VMA:
+    return configs.get("vma_few_shot").model.clone(
+        image_shape=(SIDE, SIDE, 1), maps=(3, 4, 5, 6, 3, 2), hidden=(6,), latent=2, matching=3
+    )
+
+
+def test_torch_has_the_same_model() -> None:
+    torch = pytest.importorskip("torch")
+    from benchmarks.torch_vma import TorchVMA
+
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 2, (B + M, SIDE, SIDE, 1)).astype(np.float32)
+    batch = Batch(jnp.asarray(images[:B]), jnp.arange(B), context=jnp.asarray(images[B:]))
+    keys = sampling.sample_keys(jax.random.key(0), batch.index, jnp.arange(K))
+    shapes = jax.eval_shape(lambda: sampling.initialise(model(), jax.random.key(0), batch))
+    variables = jax.tree.map(
+        lambda leaf: generator.normal(0, 0.3, leaf.shape).astype(np.float32), shapes
+    )
+    address = generator.integers(0, M, (K, B))
+
+    @tiny.quick_jit
+    def at_address(variables: Variables) -> tuple[jax.Array, jax.Array]:
+        encoding = model().apply(variables, batch, True, method="encode")
+
+        def forced(keys: jax.Array, address: jax.Array) -> Terms:
+            given = (variables, batch, encoding, keys, True, address)
+            return model().apply(*given, method="terms")
+
+        terms = jax.vmap(forced)(keys, address)
+        log_score = jnp.take_along_axis(encoding.log_posterior, address.T, axis=1).T
+        return terms.log_weights - log_score, log_score
+
+    noise = jax.vmap(jax.vmap(lambda key: jax.random.normal(key, (2,))))(keys)
+    rival = TorchVMA(model())
+    rival.load(variables["params"])
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(variables))
+    assert sum(p.numel() for p in rival.parameters()) == numbers
+    as_torch = torch.from_numpy(images).permute(0, 3, 1, 2)
+    found = rival(
+        as_torch[:B],
+        as_torch[B:],
+        torch.from_numpy(np.array(noise)),
+        torch.from_numpy(address),
+    )
+    for ours, theirs in zip(at_address(variables), found, strict=True):
+        np.testing.assert_allclose(theirs.detach(), ours, rtol=0, atol=1e-4)
+
+
+def test_torch_has_the_same_objective() -> None:
+    torch = pytest.importorskip("torch")
+    from benchmarks.torch_vma import vimco
+
+    generator = np.random.default_rng(0)
+    log_weights, log_score = generator.normal(0, 2, (2, K, B)).astype(np.float32)
+
+    def ours(log_weights: jax.Array, log_score: jax.Array) -> jax.Array:
+        zeros = jnp.zeros((K, B))
+        terms = Terms(log_weights, zeros, zeros, log_score, zeros, zeros)
+        return objectives.vimco(terms).sum()
+
+    value, gradient = jax.value_and_grad(ours, (0, 1))(log_weights, log_score)
+    given = [torch.from_numpy(one).requires_grad_() for one in (log_weights, log_score)]
+    total = vimco(*given).sum()
+    total.backward()
+    np.testing.assert_allclose(total.item(), value, rtol=1e-5)
+    for one, expected in itertools.zip_longest(given, gradient):
+        np.testing.assert_allclose(one.grad, expected, atol=1e-5)
