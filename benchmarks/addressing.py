@@ -231,11 +231,12 @@ def main(
 
 
 def _rows(found: list[Record]) -> list[tuple[str, ...]]:
-    rows: list[tuple[str, ...]] = [("experiment", "what", "median", "all")]
+    rows: list[tuple[str, ...]] = [("experiment", "what", "changed", "median", "all, ms")]
     for one in found:
         every = " ".join(f"{1000 * value:.3g}" for value in one.values or [])
         median = "-" if one.value is None else f"{1000 * one.value:.3g} ms"
-        rows.append((one.experiment, one.protocol.get("curve", one.metric), median, every))
+        what, changed = one.protocol.get("curve", one.metric), one.protocol.get("changed", "-")
+        rows.append((one.experiment, what, str(changed), median, every))
     return rows
 
 
