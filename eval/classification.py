@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 
 from memjax.configs import published
-from memjax.errors import InputError
 from memjax.evaluation import log_joint_of_addresses
 from memjax.types import Array, Batch, Variables
 
@@ -62,10 +61,7 @@ def classification(
     check_seeds(seed=seed)
     run = open_run(workdir, data_dir, step, experiment)
     run.check_reads_context()
-    if getattr(run.model, "addressing", None) != "hard":
-        raise InputError(
-            f"{workdir}: {run.experiment.name} has no addresses, expected a model with"
-        )
+    run.check_addresses()
     images = split_of(run, split)
     protocols = [Protocol(way, shot, targets_per_class) for way in ways for shot in shots]
     for protocol in protocols:

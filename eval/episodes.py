@@ -1,6 +1,6 @@
 """Episodes, each a memory and its targets, measured one after the other.
 
-`Protocol` says how they are drawn, `over_episodes` draws and measures them, `write` makes records.
+`Protocol` says how they are drawn, `over_episodes` draws and measures them, `Writer` makes records.
 """
 
 import dataclasses
@@ -168,12 +168,11 @@ def over_episodes(
     places = training.stream(seed, "evaluation_sampler")
     noise = training.stream(seed, "evaluation")
     ink = training.stream(seed, "evaluation_binarisation")
-    binarisation: data.Binarisation = "none" if run.is_binary else "fixed"
 
     @jax.jit
     def one(variables: Variables, images: Array, episode: Array) -> dict[str, Array]:
         drawn = draw(jax.random.fold_in(places, episode), episode)
-        batch = data.gather(drawn, images, ink, binarisation, run.dataset.maximum)
+        batch = data.gather(drawn, images, ink, run.binarisation, run.dataset.maximum)
         found = measure(variables, batch, jax.random.fold_in(noise, episode))
         if copies and drawn.context is not None:
             found["copied"] = (drawn.targets[:, None] == drawn.context).any(axis=1)

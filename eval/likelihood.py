@@ -159,13 +159,12 @@ def make_evaluator(
     """A compiled function: images `[B, H, W, C]` uint8, index `[B]` -> Likelihood."""
     noise = training.stream(seed, "evaluation")
     binarisation_key = training.stream(binarisation_seed, "evaluation_binarisation")
-    binarisation: data.Binarisation = "none" if run.is_binary else "fixed"
     chunk = min(chunk_size, num_samples)
 
     @jax.jit
     def evaluate(variables: Variables, images: Array, index: Array) -> Likelihood:
         pixels = data.prepare_images(
-            images, index, binarisation_key, binarisation, run.dataset.maximum
+            images, index, binarisation_key, run.binarisation, run.dataset.maximum
         )
         batch = Batch(pixels, index)
         weights = log_weights(run.model, variables, batch, noise, num_samples, chunk)

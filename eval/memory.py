@@ -11,11 +11,11 @@ import numpy as np
 from etils import epath
 
 from memjax import bounds, data, plots, sampling, training
-from memjax.errors import InputError
 from memjax.evaluation import log_weights_of_encoding
+from memjax.memory import usage
 from memjax.types import Array, Batch, Variables
 
-from .episodes import Draw, Found, Measure, SplitName, Writer, as_in_training, over_episodes, shown
+from .episodes import Draw, Measure, SplitName, Writer, as_in_training, over_episodes, shown
 from .options import check_at_least, check_seeds, split_of
 from .records import Record
 from .run import Own, Run, Step, open_run
@@ -70,10 +70,7 @@ def memory(
     check_at_least(num_batches=num_batches, num_samples=num_samples, chunk_size=chunk_size)
     check_seeds(seed=seed)
     run = open_run(workdir, data_dir, step, experiment)
-    if getattr(run.model, "addressing", None) != "hard":
-        raise InputError(
-            f"{workdir}: {run.experiment.name} has no addresses, expected a model with"
-        )
+    run.check_addresses()
     draw, most = as_in_training(run, split, seed)
     writer = Writer(run, "memory", split, seed)
     found = over_episodes(
@@ -146,12 +143,11 @@ def picture(run: Run, draw: Draw, split: SplitName, seed: int, rows: int = 6) ->
     images = jnp.asarray(split_of(run, split).images)
     key = training.stream(seed, "samples")
     of_samples, of_places, ink, of_choice = jax.random.split(key, 4)
-    binarisation: data.Binarisation = "none" if run.is_binary else "fixed"
 
     @jax.jit
     def found(variables: Variables) -> dict[str, Array]:
         batch = data.gather(
-            draw(of_places, jnp.int32(0)), images, ink, binarisation, run.dataset.maximum
+            draw(of_places, jnp.int32(0)), images, ink, run.binarisation, run.dataset.maximum
         )
         encoding = run.model.apply(variables, batch, False, method="encode")
         log_q, log_p = run.model.apply(variables, batch, encoding, method="address_log_probs")

@@ -56,9 +56,21 @@ class Run:
         return self.dataset.maximum == 1 or self.experiment.data.binarisation == "none"
 
     @property
+    def binarisation(self) -> data.Binarisation:
+        """Of the images that are evaluated: once, by a seed, if at all."""
+        return "none" if self.is_binary else "fixed"
+
+    @property
     def reads_context(self) -> bool:
         """Whether the model's memory are the images of `Batch.context`."""
         return getattr(self.model, "reads_context", False)
+
+    def check_addresses(self) -> None:
+        """Raises InputError where the model does not draw addresses."""
+        if getattr(self.model, "addressing", None) != "hard":
+            raise InputError(
+                f"{self.workdir}: {self.experiment.name} has no addresses, expected a model with"
+            )
 
     def check_reads_context(self) -> None:
         """Raises InputError where the model does not read images from `Batch.context`."""

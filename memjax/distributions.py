@@ -2,6 +2,7 @@
 
 import warnings
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -27,6 +28,11 @@ def diagonal_normal(mean: Array, log_variance: Array) -> distrax.Independent:
 def standard_normal(shape: tuple[int, ...]) -> distrax.Independent:
     """N(0, I) over the last axis of `shape`."""
     return diagonal_normal(jnp.zeros(shape), jnp.zeros(shape))
+
+
+def standard_noise(keys: Array, size: int) -> Array:
+    """Draws of N(0, I), `[B, size]`, each from its own key of `keys` `[B]`."""
+    return jax.vmap(lambda key: jax.random.normal(key, (size,)))(keys)
 
 
 class Bernoulli(distrax.Bernoulli):

@@ -21,6 +21,7 @@ from eval.memory import usage
 from eval.recall import draw as recall_draw
 from eval.records import Record
 from eval.run import open_run
+from eval.samples import pictures
 from memjax import bounds, configs, data, evaluation, training
 from memjax.config import Experiment
 from memjax.data import Episodes, Epochs
@@ -221,8 +222,19 @@ def test_shuffling_moves_the_contents_of_every_entry(workdir: Path) -> None:
 
 
 def test_samples_show_the_memory_they_come_from(workdir: Path) -> None:
-    path = samples(str(workdir), num_images=4)
-    assert path.read_bytes().startswith(b"\x89PNG")
+    assert samples(str(workdir), num_images=4).read_bytes().startswith(b"\x89PNG")
+    found = pictures(open_run(str(workdir), None), num_images=4)
+    assert list(found) == ["memory", "test images", "reconstructions", "samples"]
+    test = data.load("strokes").splits["test"]
+
+    def classes(images: np.ndarray) -> list[int]:
+        same = (images[:, None] == test.images[None]).all(axis=(2, 3, 4))
+        return test.labels[same.argmax(axis=1)].tolist() if same.any(axis=1).all() else []
+
+    # Two drawings of each of two classes, and others of the same classes.
+    in_memory, of_targets = classes(found["memory"]), classes(found["test images"])
+    assert len(set(in_memory)) == 2 and in_memory == of_targets
+    assert not (found["memory"][:, None] == found["test images"][None]).all(axis=(2, 3, 4)).any()
 
 
 def test_mean_over_episodes_knows_that_targets_share_one() -> None:

@@ -144,8 +144,30 @@ class Recall:
         return Drawn(targets, context=row, labels=targets, context_labels=row)
 
 
+class _ByClass:
+    """What samplers share that draw classes and then drawings, by the key of a step alone."""
+
+    steps: int
+
+    def _check_steps(self) -> None:
+        if self.steps < 1:
+            raise InputError(f"sampler.steps: found {self.steps}, expected at least 1")
+
+    def steps_per_epoch(self, num_images: int, batch_size: int) -> int:
+        del num_images, batch_size
+        return self.steps
+
+    def tables(self, split: Split) -> Any:
+        assert split.labels is not None, "checked before"
+        return class_table(split.labels)
+
+    def plan(self, seed: int, epoch: int, num_images: int, batch_size: int) -> np.ndarray:
+        del seed, epoch, num_images, batch_size
+        return np.zeros((self.steps, 0), np.int32)  # the key says it all
+
+
 @dataclasses.dataclass(frozen=True)
-class Episodes:
+class Episodes(_ByClass):
     """A few classes, some drawings of each in memory, other drawings of them as targets.
 
     Attributes:
@@ -163,8 +185,7 @@ class Episodes:
     together = 1
 
     def check(self, split: Split, images: str, batch_size: int) -> None:
-        if self.steps < 1:
-            raise InputError(f"sampler.steps: found {self.steps}, expected at least 1")
+        self._check_steps()
         if self.ways < 1 or batch_size % self.ways:
             raise InputError(
                 f"sampler.ways: found {self.ways}, expected a divisor of train.batch_size "
@@ -177,18 +198,6 @@ class Episodes:
             shots=self.shots,
             targets_per_class=batch_size // self.ways,
         )
-
-    def steps_per_epoch(self, num_images: int, batch_size: int) -> int:
-        del num_images, batch_size
-        return self.steps
-
-    def tables(self, split: Split) -> Any:
-        assert split.labels is not None, "checked before"
-        return class_table(split.labels)
-
-    def plan(self, seed: int, epoch: int, num_images: int, batch_size: int) -> np.ndarray:
-        del seed, epoch, num_images, batch_size
-        return np.zeros((self.steps, 0), np.int32)  # the key says it all
 
     def draw(self, tables: Any, row: jax.Array, key: jax.Array, batch_size: int) -> Drawn:
         del row
@@ -203,7 +212,7 @@ class Episodes:
 
 
 @dataclasses.dataclass(frozen=True)
-class WholeEpisodes:
+class WholeEpisodes(_ByClass):
     """Episodes without a memory of their own: each image has those before it in its episode.
 
     A batch is episodes one after the other.
@@ -228,8 +237,7 @@ class WholeEpisodes:
         return self.length
 
     def check(self, split: Split, images: str, batch_size: int) -> None:
-        if self.steps < 1:
-            raise InputError(f"sampler.steps: found {self.steps}, expected at least 1")
+        self._check_steps()
         if self.length < 2 or batch_size % self.length:
             raise InputError(
                 f"sampler.length: found {self.length}, expected a divisor of train.batch_size "
@@ -243,18 +251,6 @@ class WholeEpisodes:
             num_targets=1,
             replacement=self.replacement,
         )
-
-    def steps_per_epoch(self, num_images: int, batch_size: int) -> int:
-        del num_images, batch_size
-        return self.steps
-
-    def tables(self, split: Split) -> Any:
-        assert split.labels is not None, "checked before"
-        return class_table(split.labels)
-
-    def plan(self, seed: int, epoch: int, num_images: int, batch_size: int) -> np.ndarray:
-        del seed, epoch, num_images, batch_size
-        return np.zeros((self.steps, 0), np.int32)  # the key says it all
 
     def draw(self, tables: Any, row: jax.Array, key: jax.Array, batch_size: int) -> Drawn:
         del row

@@ -167,7 +167,7 @@ class GMN(nn.Module):
         episode.
         """
         del train
-        z = encoding.posterior.at(_noise(keys, self.latent))
+        z = encoding.posterior.at(distributions.standard_noise(keys, self.latent))
         prior, posterior = encoding.prior.distribution, encoding.posterior.distribution
         kl = posterior.kl_divergence(prior)
         return Terms(
@@ -183,7 +183,7 @@ class GMN(nn.Module):
     def reconstruct(self, batch: Batch, encoding: Encoding, keys: Array) -> Array:
         """Means `[B, H, W, C]` of p(x | z, X) at one sample of the posterior."""
         del batch
-        z = encoding.posterior.at(_noise(keys, self.latent))
+        z = encoding.posterior.at(distributions.standard_noise(keys, self.latent))
         return self._image_distribution(z, encoding.sets).mean()
 
     def generate(self, keys: Array, context: Array | None = None) -> Generated:
@@ -200,7 +200,7 @@ class GMN(nn.Module):
             self._check_context(context)
             values = self.pyramid(context)[None]
         sets = self.reader.embed(values, jnp.ones((size, values.shape[1]), bool))
-        z = self._shared_prior(values, size).at(_noise(keys, self.latent))
+        z = self._shared_prior(values, size).at(distributions.standard_noise(keys, self.latent))
         return Generated(self._image_distribution(z, sets).mean())
 
     def activations(self, batch: Batch, encoding: Encoding, keys: Array) -> dict[str, Array]:
@@ -280,8 +280,3 @@ def _normal(moments: Array) -> Normal:
     """Means and, before a softplus, standard deviations: `[B, 2 D]`."""
     mean, pre_scale = jnp.split(moments, 2, axis=-1)
     return Normal(mean, nn.softplus(jnp.clip(pre_scale, -PRE_SCALE, PRE_SCALE)))
-
-
-def _noise(keys: Array, size: int) -> Array:
-    """Standard normal `[B, size]` from keys `[B]`."""
-    return jax.vmap(lambda key: jax.random.normal(key, (size,)))(keys)

@@ -161,7 +161,7 @@ class MemVAE(nn.Module):
     def generate(self, keys: Array, context: Array | None = None) -> Generated:
         """Means `[B, H, W, C]` of p(x | z) at z drawn from the prior; there is no context."""
         del context
-        z = jax.vmap(lambda key: jax.random.normal(key, (self.latent,)))(keys)
+        z = distributions.standard_noise(keys, self.latent)
         return Generated(self._image_distribution(self._decode(z, False)[0].output).mean())
 
     def activations(self, batch: Batch, encoding: Encoding, keys: Array) -> dict[str, Array]:
@@ -188,7 +188,7 @@ class MemVAE(nn.Module):
         )
 
     def _draw(self, encoding: Encoding, keys: Array) -> Array:
-        noise = jax.vmap(lambda key: jax.random.normal(key, (self.latent,)))(keys)
+        noise = distributions.standard_noise(keys, self.latent)
         return encoding.mean + jnp.exp(0.5 * encoding.log_variance) * noise
 
     def _decode(self, z: Array, train: bool, record: bool = True) -> tuple[Layer, ...]:

@@ -223,7 +223,7 @@ class VMA(nn.Module):
         """
         memory = self._read_memory(context)
         if self.addressing != "hard":
-            z = _normal(keys, self.latent)
+            z = distributions.standard_noise(keys, self.latent)
             return Generated(self._image_distribution(z, self._attend(memory, z)).mean())
         assert memory is not None
         if address is None:
@@ -232,7 +232,11 @@ class VMA(nn.Module):
             )
         reading = self._read(memory, address)
         of_z = _of_latent(reading)
-        z = _at(of_z.prior_mean, of_z.prior_log_variance, _normal(keys, self.latent))
+        z = _at(
+            of_z.prior_mean,
+            of_z.prior_log_variance,
+            distributions.standard_noise(keys, self.latent),
+        )
         return Generated(self._image_distribution(z, reading).mean())
 
     def activations(self, batch: Batch, encoding: Encoding, keys: Array) -> dict[str, Array]:
@@ -346,7 +350,7 @@ class VMA(nn.Module):
     ) -> tuple[Array, Any]:
         """One z of each example, and q(z | x, m)."""
         mean, log_variance = self.networks.posterior(encoding.images, reading)
-        z = _at(mean, log_variance, _normal(keys, self.latent))
+        z = _at(mean, log_variance, distributions.standard_noise(keys, self.latent))
         return z, distributions.diagonal_normal(mean, log_variance)
 
     def _attend(self, memory: Memory | None, z: Array) -> Reading | None:
@@ -410,10 +414,6 @@ class VMA(nn.Module):
 def _of_latent(reading: Reading) -> LatentReading:
     assert reading.latent is not None, "hard addressing reads what z depends on"
     return reading.latent
-
-
-def _normal(keys: Array, size: int) -> Array:
-    return jax.vmap(lambda key: jax.random.normal(key, (size,)))(keys)
 
 
 def _folded(keys: Array, number: int) -> Array:
