@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 logger = logging.getLogger("memjax")
-# An entry is dead if q(a | x) gives it less than this part of an even share.
-DEAD = 0.01
 SAMPLES = 12  # in a row of the picture
 
 
@@ -45,10 +43,8 @@ def memory(
     """Measure how a model with addresses uses its memory, and draw it.
 
     Batches are drawn as in training, of the split. Beside the likelihood and its parts:
-    `entropy_prior` of p(a); `entropy_posterior` of the mean of q(a | x), over all targets where
-    memory is learned and over each batch's where it is not; `dead_entries`, the part of the
-    entries that this mean gives less than a hundredth of an even share; `nll_shuffled`, with the
-    contents of the memory out of place.
+    `entropy_prior` of p(a); `nll_shuffled`, with the contents of the memory out of place; where
+    the memory is learned, `entropy_posterior` and `dead_entries` as in `memory.usage`.
 
     Args:
         workdir: of a training run of a model with addresses.
@@ -83,7 +79,9 @@ def memory(
         "batches",
     )
     size = found["posterior"].shape[-1]
-    found |= usage(found.pop("posterior"), learned=run.model.memory == "learned")
+    posterior = found.pop("posterior")
+    if run.model.memory == "learned":
+        found |= {name: np.array([x]) for name, x in usage(posterior.mean(axis=(0, 1))).items()}
     sampler = run.experiment.sampler
     protocol = {
         **{"memory_size": size, "memory": run.model.memory, "drawn_by": type(sampler).__name__},
@@ -106,7 +104,7 @@ def use_of_memory(run: Run, num_samples: int, chunk_size: int) -> Measure:
 
     def measure(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
         encoding = model.apply(variables, batch, False, method="encode")
-        log_q, log_p = model.apply(variables, batch, encoding, method="address_log_probs")
+        log_q, _ = model.apply(variables, batch, encoding, method="address_log_probs")
         shuffled = model.apply(variables, batch, encoding, key, method="shuffle_memory")
         (weights, said), (others, _) = (
             log_weights_of_encoding(model, variables, batch, found, key, num_samples, chunk)
@@ -116,26 +114,10 @@ def use_of_memory(run: Run, num_samples: int, chunk_size: int) -> Measure:
             "nll": -bounds.iwae_bound(weights),
             "nll_shuffled": -bounds.iwae_bound(others),
             **said,
-            "entropy_prior": -jnp.sum(jnp.exp(log_p) * log_p),
             "posterior": jnp.exp(log_q),
         }
 
     return measure
-
-
-def usage(posterior: np.ndarray, learned: bool) -> Found:
-    """Entropy and dead entries of the mean of q(a | x), from `[E, B, M]`.
-
-    The entries of a learned memory are the same in all batches, so the mean is over all; else
-    there is one of each batch.
-    """
-    means = posterior.mean(axis=(0, 1), keepdims=True)[0] if learned else posterior.mean(axis=1)
-    size = posterior.shape[-1]
-    logs = np.log(np.maximum(means, np.finfo(np.float32).tiny))
-    return {
-        "entropy_posterior": -(means * logs).sum(axis=-1),
-        "dead_entries": (means < DEAD / size).mean(axis=-1),
-    }
 
 
 def picture(run: Run, draw: Draw, split: SplitName, seed: int, rows: int = 6) -> "Figure":

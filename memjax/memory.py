@@ -8,6 +8,7 @@ from typing import Literal, TypeVar
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from memjax.nn import Precision, matmul
@@ -16,6 +17,8 @@ from memjax.types import Array
 Attention = Literal["sigmoid", "softmax"]
 Similarity = Literal["memory_normalised", "inner", "cosine"]
 Tree = TypeVar("Tree")
+# An entry is dead if q(a | x) gives it less than this part of an even share.
+DEAD = 0.01
 
 
 def soft_attention(
@@ -87,6 +90,23 @@ def blend(memory: Tree, weights: Array, precision: Precision) -> Tree:
         return matmul(weights, flat, precision).reshape(-1, *entries.shape[1:])
 
     return jax.tree.map(one, memory)
+
+
+def usage(posterior: np.ndarray) -> dict[str, float]:
+    """How much of a learned memory is used.
+
+    Args:
+        posterior: `[M]`, the mean of q(a | x) over many x.
+
+    Returns:
+        `entropy_posterior` of this mean, in nats, and `dead_entries`, the part of the entries
+        that it gives less than a hundredth of an even share.
+    """
+    logs = np.log(np.maximum(posterior, np.finfo(np.float32).tiny))
+    return {
+        "entropy_posterior": float(-(posterior * logs).sum()),
+        "dead_entries": float((posterior < DEAD / len(posterior)).mean()),
+    }
 
 
 def compose_elementwise(h_g: Array, h_m: Array, a: Array, b: Array, c: Array) -> Array:

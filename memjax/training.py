@@ -173,9 +173,9 @@ def make_train_step(
             where there is one device, whose exchange with itself takes a twentieth of a step.
 
     Returns:
-        A function (state, batch) -> (state, metrics). Metrics are scalars in nats, averaged over
-        the whole batch: `iwae_bound`, `elbo`, `objective`, `penalty`, `reconstruction_nll` (of
-        -log p(x | z)) and the model's own diagnostics.
+        A function (state, batch) -> (state, metrics). Metrics are in nats, averaged over the whole
+        batch: `iwae_bound`, `elbo`, `objective`, `penalty`, `reconstruction_nll` (of
+        -log p(x | z)), and the model's own diagnostics; scalars all but a `posterior`, `[M]`.
     """
     axes = ("samples",) if device_axis is None else ("samples", device_axis)
     model = model.clone(batch_axes=axes)
@@ -212,6 +212,6 @@ def _metrics(terms: Terms, objective: Array) -> Metrics:
         "objective": objective,
         "penalty": terms.penalty,
         "reconstruction_nll": -terms.log_likelihood,
-        **terms.diagnostics,
     }
-    return {name: jnp.mean(value) for name, value in named.items()}
+    means = {name: jnp.mean(value) for name, value in named.items()}
+    return means | {name: value.mean(axis=(0, 1)) for name, value in terms.diagnostics.items()}

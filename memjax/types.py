@@ -63,7 +63,8 @@ class Terms:
         log_score: log q of the part of (z, a) that is not reparameterised; zeros if none.
         kl: KL(q || p), analytic where known, else `log_posterior - log_prior`.
         penalty: what the objective subtracts beside the bound (local reconstruction), or zeros.
-        diagnostics: name -> `[B]`, logged and never trained on.
+        diagnostics: name -> `[B]`, logged and never trained on. A learned memory's `posterior` is
+            q(a | x), `[B, M]`, in training alone: its mean is logged as `memory.usage`.
         reparameterised: True where gradients flow through every sample, so that `log_score` is
             zero and the pathwise objectives are unbiased.
     """

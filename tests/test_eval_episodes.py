@@ -17,7 +17,6 @@ import train
 from eval import classification, few_shot, likelihood, memory, recall, samples
 from eval.classification import most_probable
 from eval.episodes import Protocol, mean_over_episodes
-from eval.memory import usage
 from eval.recall import draw as recall_draw
 from eval.records import Record
 from eval.run import open_run
@@ -181,25 +180,16 @@ def test_classification_by_q_and_by_the_posterior(workdir: Path) -> None:
         np.testing.assert_allclose(found[name].value, np.mean(hits))
 
 
-def test_usage_of_entries() -> None:
-    # Two batches of one target: the first takes entry 0, the second entry 1, none entry 2.
-    posterior = np.array([[[1.0, 0.0, 0.0]], [[0.0, 1.0, 0.0]]])
-    learned = usage(posterior, learned=True)
-    np.testing.assert_allclose(learned["entropy_posterior"], [np.log(2)])
-    np.testing.assert_allclose(learned["dead_entries"], [1 / 3])
-    of_episodes = usage(posterior, learned=False)
-    np.testing.assert_allclose(of_episodes["entropy_posterior"], [0, 0], atol=1e-12)
-    np.testing.assert_allclose(of_episodes["dead_entries"], [2 / 3, 2 / 3])
-
-
 @pytest.mark.parametrize("workdir", [NAMES[0], NAMES[3]], indirect=True)
 def test_memory_measures_and_draws(workdir: Path) -> None:
     found = by_metric(memory(str(workdir), num_batches=2, num_samples=K))
     size = found["nll"].protocol["memory_size"]
     assert size == (4 if found["nll"].experiment == "vma_few_shot" else 5)
+    learned = found["nll"].protocol["memory"] == "learned"
+    assert learned == ("entropy_posterior" in found) == ("dead_entries" in found)
     for name in ("entropy_prior", "entropy_posterior"):
-        assert 0 <= (found[name].value or 0) <= np.log(size) + 1e-6
-    assert 0 <= (found["dead_entries"].value or 0) <= 1
+        assert name not in found or 0 < found[name].value <= np.log(size) + 1e-6
+    assert not learned or 0 <= found["dead_entries"].value <= 1
     assert found["nll_shuffled"].value != found["nll"].value
     assert found["nll"].num_images == 2 * 4
     assert (workdir / "memory.png").read_bytes().startswith(b"\x89PNG")

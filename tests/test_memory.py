@@ -12,6 +12,7 @@ from memjax.memory import (
     compose_elementwise,
     soft_attention,
     soft_read,
+    usage,
 )
 
 UNITS, SLOTS, EXAMPLES = 4, 3, 5
@@ -88,6 +89,18 @@ def test_composition_starts_as_the_identity() -> None:
     for name in ("a", "c"):
         np.testing.assert_array_equal(params[name], np.outer([0, 0, 1, 0], np.ones(UNITS)))
     assert not params["b"].any()
+
+
+def test_usage_by_hand() -> None:
+    even = usage(np.full(8, 1 / 8, np.float32))
+    assert even["dead_entries"] == 0
+    np.testing.assert_allclose(even["entropy_posterior"], np.log(8), rtol=1e-6)
+    # Five of six get less than a hundredth of 1 / 6.
+    uneven = np.array([1 - 4e-4, 1e-4, 1e-4, 1e-4, 1e-4, 0.0])
+    found = usage(uneven)
+    assert found["dead_entries"] == 5 / 6
+    expected = -sum(p * np.log(p) for p in uneven if p)
+    np.testing.assert_allclose(found["entropy_posterior"], expected, rtol=1e-6)
 
 
 def test_composition_in_closed_form() -> None:

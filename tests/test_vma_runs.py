@@ -1,6 +1,7 @@
 """Training with a memory that is drawn anew for each step."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,18 @@ def test_a_run_resumes_in_the_same_bits(name: str, sampler: Any, tmp_path: Path)
         assert line["elbo"] <= line["iwae_bound"]
         assert 0 <= line["same_class"] <= 1
         assert line["kl_address"] >= 0 and "validation_bound" in line
+
+
+def test_a_log_says_how_a_learned_memory_is_used(tmp_path: Path) -> None:
+    given = experiment("vma_learned_mnist")
+    few = dataclasses.replace(given.train, num_epochs=1, batch_size=500)
+    given = dataclasses.replace(given, model=given.model.clone(memory_size=5), train=few)
+    train.run(given, str(tmp_path))
+    (line,) = runs.metrics(tmp_path)
+    # At the start nothing is preferred: nearly even, and never more than ln M.
+    for name in ("entropy_prior", "entropy_posterior"):
+        assert 0.5 * math.log(5) < line[name] <= math.log(5) + 1e-6
+    assert line["dead_entries"] == 0 and "posterior" not in line
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from memjax import training
 from memjax.checkpoint import Checkpoints
 from memjax.config import Experiment
 from memjax.data import Dataset
+from memjax.memory import usage
 from memjax.training import TrainState
 from memjax.types import Variables
 
@@ -185,7 +186,9 @@ class Loop:
 
     def _log_metrics(self, epoch: int, bound: float | None) -> None:
         state = self._state
-        values = {name: float(total) / int(state.counted) for name, total in state.totals.items()}
+        means = {name: np.asarray(a) / int(state.counted) for name, a in state.totals.items()}
+        used = usage(means.pop("posterior")) if "posterior" in means else {}
+        values = {name: float(mean) for name, mean in means.items()} | used
         if bound is not None:
             values["validation_bound"] = bound
         self._log.metrics(self._step, epoch, values)

@@ -158,15 +158,14 @@ class VMA(nn.Module):
             batch: B targets.
             encoding: of the batch.
             keys: `[B]`.
-            train: of no consequence here.
+            train: whether the diagnostics are to say which entries are used.
             address: `[B]`, forces a: `log_posterior` is then log q(z | x, m_a) alone, so that the
                 weights estimate p(a) p(x | m_a) and can be summed over all addresses.
 
         Source: Bornschein et al. 2017, equations 2 and 3.
         """
-        del train
         if self.addressing == "hard":
-            return self._hard_terms(batch, encoding, keys, address)
+            return self._hard_terms(batch, encoding, keys, train, address)
         if address is not None:
             raise InputError(
                 f"model.addressing: found {self.addressing}, expected hard: an address"
@@ -248,7 +247,7 @@ class VMA(nn.Module):
         return found
 
     def _hard_terms(
-        self, batch: Batch, encoding: Encoding, keys: Array, forced: Array | None
+        self, batch: Batch, encoding: Encoding, keys: Array, train: bool, forced: Array | None
     ) -> Terms:
         log_q, memory = self._hard(encoding)
         log_p = memory.log_prior
@@ -262,6 +261,7 @@ class VMA(nn.Module):
             log_score = jnp.zeros_like(log_score)
         kl_latent = posterior.kl_divergence(prior)
         kl_address = jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=-1)
+        entropy_prior = -jnp.sum(jnp.exp(log_p) * log_p)
         return Terms(
             log_likelihood=self._image_distribution(z, reading).log_prob(batch.images),
             log_prior=log_p[address] + prior.log_prob(z),
@@ -272,7 +272,9 @@ class VMA(nn.Module):
             diagnostics={
                 "kl_address": kl_address,
                 "kl_latent": kl_latent,
+                "entropy_prior": jnp.full_like(kl_address, entropy_prior),
                 **_hit_rate(batch, jnp.exp(log_q)),
+                **({"posterior": jnp.exp(log_q)} if train and self.memory == "learned" else {}),
             },
             reparameterised=False,
         )
