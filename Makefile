@@ -16,7 +16,7 @@ demo: $(VENV)/.runtime
 	$(BIN)/python -m eval compare $(DEMO_DIR)/vae $(DEMO_DIR)/mem_vae --output $(DEMO_DIR)/digits.png
 
 test: lint
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n auto --maxprocesses 8 --dist loadfile
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -34,6 +34,7 @@ TEST = [
     "nbformat>=5.10",
     "packaging",
     "pytest>=8",
+    "pytest-xdist>=3.6",
     "ruff>=0.9",
     "setuptools>=77",  # the wheel is built without network
 ]
