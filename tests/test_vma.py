@@ -256,12 +256,21 @@ def test_no_parameter_is_without_use() -> None:
             assert jnp.any(leaf != 0) or "bias" in str(path), (fields, path)
 
 
+def test_a_learned_memory_starts_at_its_scale() -> None:
+    model = vma(memory="learned", memory_size=200, memory_units=50, memory_scale=0.3)
+    of = tiny.initialise(model, jax.random.key(0), batch())
+    found = np.asarray(of["params"]["memory"])
+    assert found.shape == (200, 50)
+    np.testing.assert_allclose(found.std(), 0.3, rtol=0.05)
+
+
 @pytest.mark.parametrize(
     ("fields", "context", "message"),
     [
         ({}, None, r"^Batch.context: found None, expected the memory's images"),
         ({}, (4, 2, 2, 1), r"^Batch.context: found images \(2, 2, 1\), expected \(3, 2, 1\)"),
         ({"memory_size": 0}, (3, *SHAPE), r"^model.memory_size: found 0, expected at least 1"),
+        ({"memory_scale": -1.0}, (3, *SHAPE), r"^model.memory_scale: found -1.0"),
         ({"hidden": ()}, (3, *SHAPE), r"^model.hidden: found \(\), expected at least one layer"),
         (
             {"embeddings": "shared", "memory": "learned"},
