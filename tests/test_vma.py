@@ -261,7 +261,7 @@ def test_a_learned_memory_starts_at_its_scale() -> None:
     of = tiny.initialise(model, jax.random.key(0), batch())
     found = np.asarray(of["params"]["memory"])
     assert found.shape == (200, 50)
-    np.testing.assert_allclose(found.std(), 0.3, rtol=0.05)
+    np.testing.assert_allclose(found.std(), 0.3 * np.sqrt(200), rtol=0.05)
 
 
 @pytest.mark.parametrize(
