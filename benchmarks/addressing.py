@@ -2,7 +2,7 @@
 
     python -m benchmarks.addressing                    the part of PyTorch needs: pip install torch
 
-- `recall`: a step of vma_recall.
+- `recall`: a step of vma_recall, with the decoder's skips and without.
 - `few_shot`: a step of vma_few_shot and of the same model in PyTorch, eager and compiled.
 - `memory`: a step of hard addressing and of soft attention over the number of entries.
 
@@ -69,12 +69,16 @@ def random_bits(classes: int, drawings: int, side: int) -> Dataset:
 
 
 def recall(rounds: int) -> list[Record]:
-    """A step of vma_recall, on as many images as binarized_mnist has."""
-    experiment = configs.get("vma_recall")
-    one = Epochs(experiment, random_bits(1, 50_000, 28))
+    """A step of vma_recall with and without skips, on as many images as binarized_mnist has."""
+    base, dataset = configs.get("vma_recall"), random_bits(1, 50_000, 28)
+    without = dataclasses.replace(base, model=dataclasses.replace(base.model, skips=False))
+    timed = [Epochs(one, dataset) for one in (base, without)]
     _say("recall")
-    (found,) = alternate([one.seconds], rounds)
-    return [_record(experiment, "step_seconds", found)]
+    found = alternate([one.seconds for one in timed], rounds)
+    return [
+        _record(one, "step_seconds", times)
+        for one, times in zip((base, without), found, strict=True)
+    ]
 
 
 def few_shot(maps: Sequence[int], rounds: int) -> list[Record]:

@@ -77,6 +77,27 @@ def _unit(x: Array) -> Array:
     return x * lax.rsqrt(jnp.maximum(jnp.sum(jnp.square(x), axis=-1, keepdims=True), 1e-12))
 
 
+def draw_address(log_probabilities: Array, keys: Array) -> Array:
+    """An entry for each key, by the inverse of the cumulative distribution.
+
+    One uniform number is drawn where Gumbel noise would take one for each entry, and with it most
+    of the time of a small step.
+
+    Args:
+        log_probabilities: `[B, M]`, or `[1, M]` for all keys; they need not be normalised.
+        keys: `[B]`.
+
+    Returns:
+        `[B]` int32.
+    """
+    largest = jnp.max(log_probabilities, axis=-1, keepdims=True)
+    cumulative = jnp.cumsum(jnp.exp(log_probabilities - largest), axis=-1)
+    uniform = jax.vmap(jax.random.uniform)(keys)[:, None]
+    # Below the total even after rounding, and an entry of probability zero is never the first above
+    # it: the numbers are multiples of 2^-23, and less than one.
+    return jnp.sum(cumulative <= uniform * cumulative[:, -1:], axis=-1)
+
+
 def hard_read(memory: Tree, address: Array) -> Tree:
     """The entries at `address` `[B]`, of every array `[M, ...]` of a tree -> `[B, ...]`."""
     return jax.tree.map(lambda entries: entries[address], memory)

@@ -10,6 +10,7 @@ from memjax.memory import (
     ElementwiseMLP,
     SoftMemory,
     compose_elementwise,
+    draw_address,
     soft_attention,
     soft_read,
     usage,
@@ -89,6 +90,40 @@ def test_composition_starts_as_the_identity() -> None:
     for name in ("a", "c"):
         np.testing.assert_array_equal(params[name], np.outer([0, 0, 1, 0], np.ones(UNITS)))
     assert not params["b"].any()
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_addresses_are_the_inverse_of_the_cumulative_distribution(shared: bool) -> None:
+    logs = jnp.asarray(drawn(1 if shared else 200, 40) * 3)
+    keys = jax.random.split(jax.random.key(0), 200)
+    found = draw_address(logs, keys)
+    uniform = jax.vmap(jax.random.uniform)(keys)
+    probabilities = np.exp(np.asarray(logs, np.float64))
+    cumulative = (probabilities / probabilities.sum(axis=1, keepdims=True)).cumsum(axis=1)
+    expected = [
+        np.searchsorted(row, u, side="right")
+        for row, u in zip(np.broadcast_to(cumulative, (200, 40)), uniform, strict=True)
+    ]
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_addresses_come_as_often_as_they_should() -> None:
+    probabilities = np.array([0.5, 0.0, 0.2, 0.3, 0.0])
+    with np.errstate(divide="ignore"):
+        logs = jnp.asarray(np.log(probabilities), jnp.float32)[None]
+    count = 20_000
+    found = draw_address(logs, jax.random.split(jax.random.key(1), count))
+    frequencies = np.bincount(found, minlength=5) / count
+    np.testing.assert_array_equal(frequencies[[1, 4]], 0)
+    deviations = np.sqrt(probabilities * (1 - probabilities) / count)
+    assert (np.abs(frequencies - probabilities) <= 5 * deviations).all()
+
+
+def test_the_largest_uniform_number_is_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax.random, "uniform", lambda key: jnp.float32(1 - 2**-23))
+    keys = jax.random.split(jax.random.key(0), 50)
+    logs = jnp.concatenate([jnp.asarray(drawn(50, 300) * 5), jnp.full((50, 1), -jnp.inf)], axis=1)
+    assert int(draw_address(logs, keys).max()) <= 299
 
 
 def test_usage_by_hand() -> None:

@@ -15,7 +15,7 @@ from jax import lax
 
 from memjax import distributions
 from memjax.errors import InputError
-from memjax.memory import Similarity, blend, hard_read, similarity
+from memjax.memory import Similarity, blend, draw_address, hard_read, similarity
 from memjax.networks import (
     ConvolutionalNetworks,
     DenseNetworks,
@@ -211,7 +211,7 @@ class VMA(nn.Module):
         del batch
         if self.addressing == "hard":
             log_q, memory = self._hard(encoding)
-            reading = self._read(memory, self._draw_address(log_q, keys))
+            reading = self._read(memory, draw_address(log_q, _folded(keys, 1)))
             z, _ = self._draw_latent(encoding, _of_latent(reading), keys)
             return self._image_distribution(z, reading).mean()
         z, _ = self._draw_latent(encoding, None, keys)
@@ -233,9 +233,7 @@ class VMA(nn.Module):
             return Generated(self._image_distribution(z, self._attend(memory, z)).mean())
         assert memory is not None
         if address is None:
-            address = jax.vmap(lambda key: jax.random.categorical(key, memory.log_prior))(
-                _folded(keys, 1)
-            )
+            address = draw_address(memory.log_prior[None], _folded(keys, 1))
         reading = self._read(memory, address)
         of_z = _of_latent(reading)
         z = _at(
@@ -258,7 +256,7 @@ class VMA(nn.Module):
     ) -> Terms:
         log_q, memory = self._hard(encoding)
         log_p = memory.log_prior
-        address = self._draw_address(log_q, keys) if forced is None else forced
+        address = draw_address(log_q, _folded(keys, 1)) if forced is None else forced
         reading = self._read(memory, address)
         of_z = _of_latent(reading)
         z, posterior = self._draw_latent(encoding, of_z, keys)
@@ -350,9 +348,6 @@ class VMA(nn.Module):
 
     def _log_probabilities(self, query: Array, keys: Array) -> Array:
         return jax.nn.log_softmax(similarity(query, keys, self.similarity, self.precision))
-
-    def _draw_address(self, log_probabilities: Array, keys: Array) -> Array:
-        return jax.vmap(jax.random.categorical)(_folded(keys, 1), log_probabilities)
 
     def _draw_latent(
         self, encoding: Encoding, reading: LatentReading | None, keys: Array
