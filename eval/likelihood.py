@@ -20,7 +20,12 @@ from tqdm import tqdm
 
 from memjax import data, training, workdirs
 from memjax.errors import InputError
-from memjax.evaluation import Likelihood, log_weights, pass_statistics, summarise
+from memjax.evaluation import (
+    Likelihood,
+    log_weights_and_diagnostics,
+    pass_statistics,
+    summarise,
+)
 from memjax.nn import Precision
 from memjax.types import Array, Batch, Variables
 
@@ -28,6 +33,11 @@ from . import records
 from .options import check_at_least, check_choice, check_seeds, split_of
 from .records import Record
 from .run import Own, Run, Step, open_run
+
+# Images [B, H, W, C] uint8, their places in the split [B], and their classes [B] if known.
+Examples = tuple[Array, Array, Array | None]
+Found = tuple[Likelihood, dict[str, Array]]  # the latter name -> [B]
+Evaluator = Callable[[Examples], Found]
 
 logger = logging.getLogger("memjax")
 TASK = "likelihood"
@@ -155,24 +165,27 @@ def make_evaluator(
     seed: int,
     binarisation_seed: int,
     chunk_size: int,
-) -> Callable[[Array, Array], Likelihood]:
-    """A compiled function: images `[B, H, W, C]` uint8, index `[B]` -> Likelihood."""
+) -> Evaluator:
+    """A compiled function of examples, spread over the local devices."""
     noise = training.stream(seed, "evaluation")
     binarisation_key = training.stream(binarisation_seed, "evaluation_binarisation")
     chunk = min(chunk_size, num_samples)
 
     @jax.jit
-    def evaluate(variables: Variables, images: Array, index: Array) -> Likelihood:
+    def evaluate(variables: Variables, examples: Examples) -> Found:
+        images, index, labels = examples
         pixels = data.prepare_images(
             images, index, binarisation_key, run.binarisation, run.dataset.maximum
         )
-        batch = Batch(pixels, index)
-        weights = log_weights(run.model, variables, batch, noise, num_samples, chunk)
-        return summarise(weights, [*numbers, num_samples])
+        batch = Batch(pixels, index, labels)
+        weights, said = log_weights_and_diagnostics(
+            run.model, variables, batch, noise, num_samples, chunk
+        )
+        return summarise(weights, [*numbers, num_samples]), said
 
     # Restored variables lie on one device, and would not mix with images spread over all.
     variables = jax.device_put(run.variables, _over_devices())
-    return lambda images, index: evaluate(variables, images, index)
+    return lambda examples: evaluate(variables, examples)
 
 
 def _over_devices(*axes: str) -> NamedSharding:
@@ -181,14 +194,10 @@ def _over_devices(*axes: str) -> NamedSharding:
 
 
 def evaluate_split(
-    run: Run,
-    evaluate: Callable[[Array, Array], Likelihood],
-    split: str,
-    max_images: int | None,
-    batch_size: int,
-) -> Likelihood:
+    run: Run, evaluate: Evaluator, split: str, max_images: int | None, batch_size: int
+) -> Found:
     """Evaluate a split batch by batch, its images spread over the local devices."""
-    images = run.dataset.splits[split].images[:max_images]
+    images, labels = run.dataset.splits[split].images[:max_images], run.dataset.splits[split].labels
     count = jax.local_device_count()
     size = -(-min(batch_size, len(images)) // count) * count
     found = []
@@ -197,7 +206,8 @@ def evaluate_split(
             index = np.arange(first, first + size, dtype=np.int32)
             # The last batch is filled up with the last image, whose copies are dropped below.
             rows = np.minimum(index, len(images) - 1)
-            result = evaluate(*jax.device_put((images[rows], index), _over_devices("images")))
+            examples = (images[rows], index, None if labels is None else labels[rows])
+            result = evaluate(jax.device_put(examples, _over_devices("images")))
             found.append(jax.tree.map(np.asarray, result))
             bar.update(min(size, len(images) - first))
     joined = jax.tree.map(lambda *parts: np.concatenate(parts, axis=-1), *found)
@@ -205,17 +215,18 @@ def evaluate_split(
 
 
 def write(
-    run: Run, found: Likelihood, split: str, numbers: list[int], common: dict[str, Any]
+    run: Run, everything: Found, split: str, numbers: list[int], common: dict[str, Any]
 ) -> list[Record]:
     """Add the records to results.json and write the per-image values beside it.
 
     Args:
         run: that was evaluated.
-        found: `[N]` images.
+        everything: `[N]` images.
         split: of the data set.
         numbers: of samples, below the last, at which there are bounds.
         common: fields of all records.
     """
+    found, said = everything
     num_samples = common["num_samples"]
     common = {**common, "num_images": len(found.log_likelihood)}
     curve = np.asarray(found.iwae_bound, dtype=np.float64).mean(axis=-1)
@@ -223,6 +234,8 @@ def write(
         "log_likelihood": found.log_likelihood,
         "elbo": found.iwae_bound[0],
         "effective_sample_size": found.effective_sample_size,
+        # The model's own words; its ELBO with a KL in closed form is the same quantity as above.
+        **{name: values for name, values in said.items() if name != "elbo"},
     }
     new = [
         run.record(TASK, split, metric, **_mean_and_error(values), **common)

@@ -64,13 +64,17 @@ def pictures(run: Run, num_images: int, seed: int = 0) -> dict[str, np.ndarray]:
     """
     check_at_least(num_images=num_images)
     draw = as_in_training(run, "test", seed)[0] if run.reads_context else None
-    images = jnp.asarray(run.dataset.splits["test"].images)
+    split = run.dataset.splits["test"]
+    images, labels = jnp.asarray(split.images), split.labels
     key, sample_key = jax.random.split(training.stream(seed, "samples"))
 
     @jax.jit
     def found(variables: Variables, images: jax.Array) -> dict[str, jax.Array]:
         index = jnp.arange(min(num_images, len(images)))
-        drawn = Drawn(index) if draw is None else draw(key, jnp.int32(0))
+        if draw is None:
+            drawn = Drawn(index, labels=None if labels is None else jnp.asarray(labels)[index])
+        else:
+            drawn = draw(key, jnp.int32(0))
         batch = data.gather(drawn, images, key, "none", run.dataset.maximum)
         again = sampling.reconstruct(run.model, variables, batch, key)
         context = batch.context

@@ -100,9 +100,9 @@ def initialise(model: Module, key: Array, batch: Batch) -> Variables:
 
 
 def blank_batch(image_shape: tuple[int, int, int]) -> Batch:
-    """One black image with one black image in its memory, for the shapes of parameters."""
-    image = jnp.zeros((1, *image_shape))
-    return Batch(image, jnp.zeros(1, jnp.int32), context=image)
+    """One black image of class 0, with one black image in memory, for the shapes of parameters."""
+    image, zero = jnp.zeros((1, *image_shape)), jnp.zeros(1, jnp.int32)
+    return Batch(image, zero, labels=zero, context=image)
 
 
 def generate(

@@ -69,12 +69,14 @@ def check_data(experiment: Experiment, dataset: Dataset) -> None:
     """Refuse a data set that the batch or the likelihood does not fit.
 
     Raises:
-        InputError: fewer images than a batch, or pixels of 0 and 1 for a density.
+        InputError: fewer images than a batch, labels that the model has no class for, or pixels of
+            0 and 1 for a density.
     """
     sampler, size = experiment.sampler, experiment.train.batch_size
     sampler.check(dataset.splits["train"], f"training images of {dataset.name}", size)
     if "valid" in dataset.splits and not isinstance(sampler, Epochs):
         sampler.check(dataset.splits["valid"], f"validation images of {dataset.name}", size)
+    _check_classes(experiment, dataset)
     # The density of two values grows without limit as the variance falls.
     if getattr(experiment.model, "likelihood", None) == "gaussian":
         binarisation = experiment.data.binarisation
@@ -87,6 +89,26 @@ def check_data(experiment: Experiment, dataset: Dataset) -> None:
                 f"{dataset.name}: found pixels of 0 and 1 with a gaussian likelihood, "
                 "expected grey levels"
             )
+
+
+def _check_classes(experiment: Experiment, dataset: Dataset) -> None:
+    """Whether the model's labels are the data set's; training has them, or none has."""
+    classes = getattr(experiment.model, "num_classes", 0)
+    labels = dataset.splits["train"].labels
+    if not classes:
+        return
+    if labels is None:
+        raise InputError(
+            f"model.num_classes: found {classes} with {dataset.name}, which has no labels, "
+            "expected 0, or a data set with labels"
+        )
+    every = (split.labels for split in dataset.splits.values())
+    most = max(int(labels.max()) for labels in every if labels is not None)
+    if most >= classes:
+        raise InputError(
+            f"model.num_classes: found {classes}, expected at least {most + 1}, since the labels "
+            f"of {dataset.name} are 0 to {most}"
+        )
 
 
 def check_model(experiment: Experiment, dataset: Dataset) -> None:

@@ -34,7 +34,8 @@ def make_pictures(
     def draw(variables: Variables, images: Array, memory: Array | None) -> dict[str, Array]:
         model = experiment.model
         memory = None if memory is None or context is None else pixels(memory, context)
-        batch = Batch(pixels(images, shown), jnp.asarray(shown), context=memory)
+        labels = None if split.labels is None else jnp.asarray(split.labels[shown])
+        batch = Batch(pixels(images, shown), jnp.asarray(shown), labels, memory)
         found = {} if memory is None else {"memory": memory[:SHOWN]}
         return found | {
             "samples": sampling.generate(model, variables, sample_key, SHOWN, memory).means,

@@ -81,7 +81,10 @@ class Sampler(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Epochs:
-    """Every image once an epoch, in a new order each time, without a memory."""
+    """Every image once an epoch, in a new order each time, without a memory.
+
+    Labels are the images' classes, where the data set has them.
+    """
 
     together = 1
 
@@ -92,14 +95,14 @@ class Epochs:
         return num_images // batch_size
 
     def tables(self, split: Split) -> Any:
-        del split
+        return split.labels
 
     def plan(self, seed: int, epoch: int, num_images: int, batch_size: int) -> np.ndarray:
         return _rows(seed, epoch, num_images, batch_size)
 
     def draw(self, tables: Any, row: jax.Array, key: jax.Array, batch_size: int) -> Drawn:
-        del tables, key, batch_size
-        return Drawn(row)
+        del key, batch_size
+        return Drawn(row, labels=None if tables is None else tables[row])
 
 
 @dataclasses.dataclass(frozen=True)
