@@ -1,5 +1,6 @@
 """Evaluation: `python -m eval TASK ...`, or these functions from Python."""
 
+from .canvas import canvas
 from .classification import classification
 from .compare import compare
 from .few_shot import few_shot
@@ -12,6 +13,7 @@ from .samples import samples
 from .tables import tables
 
 __all__ = [
+    "canvas",
     "classification",
     "compare",
     "few_shot",

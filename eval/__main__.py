@@ -9,6 +9,7 @@ import tyro
 from memjax.errors import InputError
 
 from . import (
+    canvas,
     classification,
     compare,
     few_shot,
@@ -24,6 +25,7 @@ from . import (
 TASKS: dict[str, Callable] = {
     "likelihood": likelihood,
     "samples": samples,
+    "canvas": canvas,
     "recall": recall,
     "few-shot": few_shot,
     "classification": classification,

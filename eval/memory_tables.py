@@ -1,56 +1,14 @@
 """The tables and pictures of models that address a memory, from their records."""
 
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from etils import epath
 
 from memjax import plots
 from memjax.configs import published
 
+from .evaluations import DASH, Evaluation, Line, evaluations, name, percent, table, value
 from .records import Record
-from .text import markdown
-
-DASH = "-"
-# One evaluation: metric -> its record.
-Evaluation = Mapping[str, Record]
-Line = tuple[list[float], list[float]]
-
-
-def evaluations(found: Iterable[Record], task: str, main: str) -> list[Evaluation]:
-    """The evaluations of a task that have a metric, of each the run that was trained longest.
-
-    Args:
-        found: records.
-        task: of `python -m eval`.
-        main: a metric that all of them have.
-    """
-    groups: dict[str, dict[str, Record]] = {}
-    for one in found:
-        if one.task == task:
-            how = [one.experiment, one.dataset, one.split, one.protocol, one.steps]
-            key = json.dumps([*how, one.num_samples, one.num_images, one.seeds], sort_keys=True)
-            groups.setdefault(key, {})[one.metric] = one
-    longest: dict[str, Evaluation] = {}
-    for group in groups.values():
-        if main in group:
-            one = group[main]
-            key = json.dumps([one.experiment, one.dataset, one.split, _asked(one)], sort_keys=True)
-            if key not in longest or _effort(longest[key][main]) <= _effort(one):
-                longest[key] = group
-    return list(longest.values())
-
-
-def _asked(one: Record) -> dict[str, Any]:
-    """What an evaluation was asked for; how thoroughly is not part of it."""
-    left_out = ("episodes", "num_targets", "evaluation_seed")
-    return {name: value for name, value in one.protocol.items() if name not in left_out}
-
-
-def _effort(one: Record) -> tuple[float, ...]:
-    return (one.steps or 0, one.num_samples or 0, one.num_images or 0)
 
 
 def tables(found: list[Record]) -> list[str]:
@@ -63,10 +21,6 @@ def tables(found: list[Record]) -> list[str]:
         _classification_table(found),
     )
     return [table for table in made if table]
-
-
-def _table(title: str, head: Sequence[str], rows: list[tuple[str, ...]]) -> str:
-    return f"{title}\n\n{markdown([tuple(head), *rows])}" if rows else ""
 
 
 def _recall_table(found: list[Record]) -> str:
@@ -88,7 +42,7 @@ def _recall_table(found: list[Record]) -> str:
     title = (
         "Recall: images that are in memory. A lookup table has an NLL and a KL(a) of ln M, nats."
     )
-    return _table(title, (*head, *_SAID), rows)
+    return table(title, (*head, *_SAID), rows)
 
 
 def _learned_table(found: list[Record]) -> str:
@@ -117,7 +71,7 @@ def _learned_table(found: list[Record]) -> str:
                 *_said(one),
             )
         )
-    return _table("Learned memory, nats:", (*head, *more, *_SAID), rows)
+    return table("Learned memory, nats:", (*head, *more, *_SAID), rows)
 
 
 def _few_shot_table(found: list[Record]) -> str:
@@ -140,7 +94,7 @@ def _few_shot_table(found: list[Record]) -> str:
         "Few-shot generation, 45 and 5 alphabets of Omniglot in 26x26, shots per class, memory and "
         "targets disjoint, nats:"
     )
-    return _table(title, (*head, *_SAID), rows)
+    return table(title, (*head, *_SAID), rows)
 
 
 def _of_26(found: list[Record]) -> list[Evaluation]:
@@ -184,7 +138,7 @@ def _table_1(found: list[Record]) -> str:
         "Few-shot generation, background and evaluation classes of Omniglot in 28x28, nats. "
         "`copied` is how many targets are in memory too:"
     )
-    return _table(title, (*head, *_SAID), rows)
+    return table(title, (*head, *_SAID), rows)
 
 
 def _classification_table(found: list[Record]) -> str:
@@ -207,7 +161,7 @@ def _classification_table(found: list[Record]) -> str:
             )
         )
     title = "Few-shot classification without training for it, with 95% intervals over episodes:"
-    return _table(title, (*head, *_SAID), rows)
+    return table(title, (*head, *_SAID), rows)
 
 
 _SAID = ("samples", "steps")
@@ -215,39 +169,6 @@ _SAID = ("samples", "steps")
 
 def _said(one: Record) -> tuple[str, ...]:
     return (DASH if one.num_samples is None else f"{one.num_samples:,}", f"{one.steps:,}")
-
-
-def name(one: Record) -> str:
-    """The experiment, with the fields in which the run differs from it."""
-    changed = ", ".join(
-        f"{field.split('.', 1)[-1]} {_short(of)}"
-        for field, of in one.protocol.get("changed", {}).items()
-    )
-    return f"`{one.experiment}`" + (f" ({changed})" if changed else "")
-
-
-def _short(of: Any) -> str:
-    if isinstance(of, list):
-        return f"{of[0]}" if len(set(of)) == 1 else " ".join(map(str, of))
-    return str(of)
-
-
-def value(group: Evaluation, metric: str, digits: int = 2) -> str:
-    """A mean with its standard error over episodes."""
-    if metric not in group:
-        return DASH
-    one = group[metric]
-    error = "" if one.stderr is None else f" ± {one.stderr:.{digits}f}"
-    return f"{one.value:.{digits}f}{error}"
-
-
-def percent(group: Evaluation, metric: str) -> str:
-    """A mean in percent with its 95% interval over episodes."""
-    if metric not in group:
-        return DASH
-    one = group[metric]
-    interval = "" if one.stderr is None else f" ± {196 * one.stderr:.1f}"
-    return f"{100 * (one.value or 0.0):.1f}{interval}%"
 
 
 def _number(found: float | None) -> str:

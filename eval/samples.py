@@ -1,5 +1,7 @@
 """Pictures of a run: data, reconstructions, samples from the prior."""
 
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -99,8 +101,24 @@ def save_figure(figure: "Figure", path: epath.Path) -> None:
     """
     if path.suffix.lower() != ".png":
         raise InputError(f"{path}: found another ending, expected .png")
-    try:
+    with _writing(path):
         plots.save(figure, path)
+
+
+def save_animation(frames: Sequence[np.ndarray], path: epath.Path) -> None:
+    """Write frames `[H, W, 3]` in [0, 1] as GIF.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    with _writing(path):
+        plots.save_animation(frames, path)
+
+
+@contextlib.contextmanager
+def _writing(path: epath.Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise InputError(
             f"{path}: cannot be written ({error.strerror}), expected a writable folder"

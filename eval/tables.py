@@ -6,9 +6,10 @@ from etils import epath
 
 from memjax import configs, plots
 from memjax.config import Experiment
+from memjax.configs import mem_vae
 from memjax.errors import InputError
 
-from . import memory_tables, records
+from . import memory_tables, records, writer_tables
 from .records import Record
 from .text import markdown
 
@@ -61,6 +62,9 @@ def tables(results: str = "results", readme: str | None = None) -> str:
             *_draw_curves(found, folder),
             *memory_tables.tables(found),
             *memory_tables.draw(found, folder),
+            *writer_tables.tables(found),
+            *writer_tables.draw(found, folder),
+            *_open_table(found),
             _batch_norm_table(found),
             *_benchmark_tables(found),
             *_addressing(found, folder),
@@ -70,7 +74,8 @@ def tables(results: str = "results", readme: str | None = None) -> str:
     )
     _write(folder / "README.md", page + "\n")
     if readme is not None:
-        insert(epath.Path(readme), "\n\n".join([likelihoods, *memory_tables.tables(found)]))
+        of_others = [*memory_tables.tables(found), *writer_tables.tables(found)]
+        insert(epath.Path(readme), "\n\n".join([likelihoods, *of_others]))
     print(folder / "README.md")
     return page
 
@@ -90,10 +95,10 @@ def insert(path: epath.Path, text: str) -> None:
 
 
 def variants() -> list[Variant]:
-    """Every experiment of the tables, on every split that it is shown for."""
+    """Every experiment of the first paper's tables, on every split that it is shown for."""
     return [
         (experiment, split_order)
-        for experiment in configs.EXPERIMENTS.values()
+        for experiment in mem_vae.EXPERIMENTS.values()
         for split_order in SPLIT_ORDERS.get(experiment.dataset, ())
     ]
 
@@ -244,6 +249,23 @@ def _with_moving_average(found: list[Record], one: Record) -> Record | None:
     protocol = {**one.protocol, "batch_norm": "moving_average"}
     wanted = dataclasses.replace(one, protocol=protocol).identity
     return next((other for other in found if other.identity == wanted), None)
+
+
+def _open_table(found: list[Record]) -> list[str]:
+    """Experiments of the other papers without a record, and the command that begins each."""
+    known = {one.experiment for one in found} | set(mem_vae.EXPERIMENTS)
+    rows: list[tuple[str, ...]] = [("experiment", "paper", "table", "command")]
+    rows += [
+        (
+            f"`{name}`",
+            experiment.reference.paper,
+            experiment.reference.table,
+            f"`python -m train {name} --workdir runs/{name}`",
+        )
+        for name, experiment in configs.EXPERIMENTS.items()
+        if name not in known
+    ]
+    return [f"Not run yet:\n\n{markdown(rows)}"] if len(rows) > 1 else []
 
 
 def _parameters_table(found: list[Record]) -> str:

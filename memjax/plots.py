@@ -1,6 +1,6 @@
 """Arrays to pictures."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -51,6 +51,36 @@ def panels(titled: Mapping[str, np.ndarray], columns: int = 8) -> "Figure":
         axis.imshow(grid, interpolation="nearest")
         axis.set_title(title)
         axis.set_axis_off()
+    return figure
+
+
+def grid(
+    images: np.ndarray,
+    row_names: Iterable[object],
+    column_names: Iterable[object],
+    row_label: str = "",
+    column_label: str = "",
+) -> "Figure":
+    """Images in named rows and columns.
+
+    Args:
+        images: `[R, S, H, W, C]` in [0, 1].
+        row_names: R of them.
+        column_names: S of them.
+        row_label: what the rows are.
+        column_label: what the columns are.
+    """
+    from matplotlib.figure import Figure
+
+    rows, columns, height, width = images.shape[:4]
+    figure = Figure(figsize=(0.6 * columns + 0.8, 0.6 * rows + 0.8), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(tile(images.reshape(-1, *images.shape[2:]), columns), interpolation="nearest")
+    axis.set_xticks([0.5 + (width + 1) * (i + 0.5) for i in range(columns)], map(str, column_names))
+    axis.set_yticks([0.5 + (height + 1) * (i + 0.5) for i in range(rows)], map(str, row_names))
+    axis.set(xlabel=column_label, ylabel=row_label)
+    axis.tick_params(length=0)
+    axis.spines[:].set_visible(False)
     return figure
 
 
@@ -174,3 +204,28 @@ def save(figure: "Figure", path: epath.Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         figure.savefig(file, format="png", dpi=130, metadata={"Software": None})
+
+
+def save_animation(frames: Sequence[np.ndarray], path: epath.Path, scale: int = 3) -> None:
+    """Write frames as a GIF that repeats; the last one stays for a while.
+
+    Args:
+        frames: `[H, W, 3]` each, in [0, 1].
+        path: of the file.
+        scale: how often a pixel is repeated along each side.
+    """
+    from PIL import Image
+
+    pixels = [np.kron(frame, np.ones((scale, scale, 1))) for frame in frames]
+    images = [Image.fromarray((255 * np.clip(one, 0, 1)).astype(np.uint8)) for one in pixels]
+    milliseconds = [*(100 for _ in images[1:]), 1500]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("wb") as file:
+        images[0].save(
+            file,
+            format="GIF",
+            save_all=True,
+            append_images=images[1:],
+            duration=milliseconds,
+            loop=0,
+        )

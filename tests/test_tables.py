@@ -8,7 +8,7 @@ import pytest
 
 from eval import tables
 from eval.tables import BEGIN, END
-from memjax import configs
+from memjax.configs import mem_vae
 from memjax.errors import InputError
 from tests import eval_records
 from tests.eval_records import PROTOCOL, record
@@ -73,7 +73,7 @@ def test_rows_without_a_run_show_a_dash_and_the_command(results: Path) -> None:
     rows = by_experiment(page, "Test log-likelihood on MNIST")
     rows |= by_experiment(page, "Test log-likelihood on OCR letters")
     expected = {}
-    for name, experiment in configs.EXPERIMENTS.items():
+    for name, experiment in mem_vae.EXPERIMENTS.items():
         command = f"python -m train {name} --workdir runs/{name}"
         if experiment.dataset == "mnist":
             expected[name] = experiment, command

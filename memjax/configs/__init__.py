@@ -3,13 +3,14 @@
 import difflib
 
 from memjax.config import Experiment
-from memjax.configs import gmn, mem_vae, vma
+from memjax.configs import gmn, mem_vae, vma, writer
 from memjax.errors import InputError
 
 EXPERIMENTS: dict[str, Experiment] = {
     **mem_vae.EXPERIMENTS,
     **vma.EXPERIMENTS,
     **gmn.EXPERIMENTS,
+    **writer.EXPERIMENTS,
 }
 
 

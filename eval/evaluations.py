@@ -1,0 +1,85 @@
+"""Evaluations, and how they are shown: grouped by what was asked for, as the cells of a table."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from .records import Record
+from .text import markdown
+
+DASH = "-"
+# One evaluation: metric -> its record.
+Evaluation = Mapping[str, Record]
+Line = tuple[list[float], list[float]]
+
+
+def evaluations(found: Iterable[Record], task: str, main: str) -> list[Evaluation]:
+    """The evaluations of a task that have a metric, of each the run that was trained longest.
+
+    Args:
+        found: records.
+        task: of `python -m eval`.
+        main: a metric that all of them have.
+    """
+    groups: dict[str, dict[str, Record]] = {}
+    for one in found:
+        if one.task == task:
+            how = [one.experiment, one.dataset, one.split, one.protocol, one.steps]
+            key = json.dumps([*how, one.num_samples, one.num_images, one.seeds], sort_keys=True)
+            groups.setdefault(key, {})[one.metric] = one
+    longest: dict[str, Evaluation] = {}
+    for group in groups.values():
+        if main in group:
+            one = group[main]
+            key = json.dumps([one.experiment, one.dataset, one.split, _asked(one)], sort_keys=True)
+            if key not in longest or _effort(longest[key][main]) <= _effort(one):
+                longest[key] = group
+    return list(longest.values())
+
+
+def _asked(one: Record) -> dict[str, Any]:
+    """What an evaluation was asked for; how thoroughly is not part of it."""
+    left_out = ("episodes", "num_targets", "evaluation_seed")
+    return {name: value for name, value in one.protocol.items() if name not in left_out}
+
+
+def _effort(one: Record) -> tuple[float, ...]:
+    return (one.steps or 0, one.num_samples or 0, one.num_images or 0)
+
+
+def table(title: str, head: Sequence[str], rows: list[tuple[str, ...]]) -> str:
+    """Markdown of a table under its title; nothing without rows."""
+    return f"{title}\n\n{markdown([tuple(head), *rows])}" if rows else ""
+
+
+def name(one: Record) -> str:
+    """The experiment, with the fields in which the run differs from it."""
+    changed = ", ".join(
+        f"{field.split('.', 1)[-1]} {_short(of)}"
+        for field, of in one.protocol.get("changed", {}).items()
+    )
+    return f"`{one.experiment}`" + (f" ({changed})" if changed else "")
+
+
+def _short(of: Any) -> str:
+    if isinstance(of, list):
+        return f"{of[0]}" if len(set(of)) == 1 else " ".join(map(str, of))
+    return str(of)
+
+
+def value(group: Evaluation, metric: str, digits: int = 2, sign: int = 1) -> str:
+    """A mean with its standard error over episodes."""
+    if metric not in group:
+        return DASH
+    one = group[metric]
+    error = "" if one.stderr is None else f" ± {one.stderr:.{digits}f}"
+    return f"{sign * (one.value or 0.0):.{digits}f}{error}"
+
+
+def percent(group: Evaluation, metric: str) -> str:
+    """A mean in percent with its 95% interval over episodes."""
+    if metric not in group:
+        return DASH
+    one = group[metric]
+    interval = "" if one.stderr is None else f" ± {196 * one.stderr:.1f}"
+    return f"{100 * (one.value or 0.0):.1f}{interval}%"

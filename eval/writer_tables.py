@@ -1,0 +1,83 @@
+"""The table and the pictures of recurrent writers, from their records."""
+
+from etils import epath
+
+from memjax import plots
+from memjax.configs import writer
+
+from .evaluations import DASH, Evaluation, Line, evaluations, name, table, value
+from .records import Record
+
+FIELD = "model.steps"  # T, where a run changed it
+OF_STEPS = "avme_digits"  # the experiment that is run with several T
+
+
+def tables(found: list[Record]) -> list[str]:
+    """Markdown of the table, if there are records for it."""
+    head = ("experiment", "data", "T", "reconstruction", "KL", "ELBO", "NLL", "paper")
+    rows = [_row(group) for group in _evaluations(found)]
+    title = (
+        "Recurrent writers, test split, nats. Reconstruction is -log p(x | z) at z from the "
+        "posterior, the figure of Griesemer's Table 1; NLL is the importance-weighted estimate of "
+        "-log p(x):"
+    )
+    made = table(title, (*head, "images", "samples", "epochs"), rows)
+    return [made] if made else []
+
+
+def _evaluations(found: list[Record]) -> list[Evaluation]:
+    groups = evaluations(found, "likelihood", "reconstruction_nll")
+    of_writers = [
+        group
+        for group in groups
+        if group["reconstruction_nll"].experiment in writer.EXPERIMENTS
+        and group["reconstruction_nll"].split == "test"
+    ]
+    order = list(writer.EXPERIMENTS)
+    return sorted(
+        of_writers,
+        key=lambda group: (order.index(group["elbo"].experiment), steps_of(group["elbo"])),
+    )
+
+
+def steps_of(one: Record) -> int:
+    """T of the run."""
+    default = writer.EXPERIMENTS[one.experiment].model.steps
+    return one.protocol.get("changed", {}).get(FIELD, default)
+
+
+def _row(group: Evaluation) -> tuple[str, ...]:
+    one = group["log_likelihood"]
+    reference = writer.EXPERIMENTS[one.experiment].reference
+    paper = DASH if reference.value is None else f"{reference.value:.2f} ({reference.metric})"
+    return (
+        name(one),
+        one.dataset,
+        str(steps_of(one)),
+        value(group, "reconstruction_nll"),
+        value(group, "kl_latent"),
+        value(group, "elbo"),
+        value(group, "log_likelihood", sign=-1),
+        paper,
+        f"{one.num_images:,}",
+        f"{one.num_samples:,}",
+        f"{one.epochs:,}",
+    )
+
+
+def draw(found: list[Record], folder: epath.Path) -> list[str]:
+    """Draw NLL against T if several were trained; returns the picture in Markdown."""
+    lines: dict[str, Line] = {}
+    for group in _evaluations(found):
+        if group["elbo"].experiment != OF_STEPS:
+            continue
+        for title, metric in (("NLL", "log_likelihood"), ("-ELBO", "elbo")):
+            x, y = lines.setdefault(title, ([], []))
+            x.append(steps_of(group[metric]))
+            y.append(-(group[metric].value or 0.0))
+    if not any(len(x) > 1 for x, _ in lines.values()):
+        return []
+    path = "figures/writer_steps.png"
+    figure = plots.lines(lines, "steps of the writer, T", "nats, digits", "log")
+    plots.save(figure, folder / path)
+    return [f"![NLL of a recurrent writer by its number of steps]({path})"]
