@@ -14,7 +14,13 @@ from memjax.configs import published
 from tests.eval_records import record
 from tests.test_tables import table_under
 
-EPISODES = {"ways": 8, "shots": 4, "shots_counted": "per_class", "memory_size": 32}
+EPISODES = {
+    "ways": 8,
+    "shots": 4,
+    "shots_counted": "per_class",
+    "memory_size": 32,
+    "image_size": [26, 26, 1],
+}
 OF_SETS = {"shots_counted": "total", "replacement": True}
 
 
@@ -64,7 +70,11 @@ def test_table_1_knows_both_ways_of_counting() -> None:
     of = {"experiment": "gmn_table1", "dataset": "omniglot28"}
     counted = {"ways": 2, "shots": 5}
     found = [few_shot(**of, protocol={**counted, **OF_SETS}), few_shot(**of, protocol=counted)]
-    in_all, per_class = rows(found, "Few-shot generation, background")
+    # Of 26x26 images those whose shots are counted in all, beside them.
+    found += [few_shot("copied", 0.5, protocol=OF_SETS), few_shot(protocol=OF_SETS), few_shot()]
+    in_all, per_class, other = rows(found, "Few-shot generation with the background")
+    assert (other["pixels"], other["counted"], other["paper"]) == ("26x26", "in all", "-")
+    assert other["copied"] == "50.0 ± 49.0%" and in_all["copied"] == "-"
     assert (in_all["counted"], in_all["replacement"], in_all["paper"]) == ("in all", "yes", "78.8")
     assert (per_class["counted"], per_class["paper"]) == ("per class", "-")
 
