@@ -34,6 +34,12 @@ EXPECTED = {
         ("vma_few_shot: 3 steps", "summed out: ", "memory shuffled: NLL ", "4-shot accuracy"),
         pictures=2,
     ),
+    "03_recurrent_writer.ipynb": Expected(
+        "num_epochs=60, save_every=60",
+        "num_epochs=1, save_every=1",
+        ("avme_digits, T = 1: 25 updates", "avme_digits_conditional, T = 12: reconstruction "),
+        pictures=2,
+    ),
 }
 
 
