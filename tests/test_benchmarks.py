@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import addressing
+from benchmarks import addressing, timing
 from eval import records
 from memjax import configs, objectives, sampling
 from memjax.errors import InputError
@@ -30,7 +30,7 @@ def test_rounds_alternate() -> None:
 
         return seconds
 
-    found = addressing.alternate([timed("a"), timed("b")], 3)
+    found = timing.alternate([timed("a"), timed("b")], 3)
     np.testing.assert_allclose(found, [[0.1] * 3, [1.0] * 3])
     assert calls[4:] == [("a", 2), ("b", 1)] * 3
 
@@ -47,7 +47,7 @@ def test_variants_differ_in_addressing_alone(kind: Any) -> None:
 
 def test_recall_is_recorded(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def recall(rounds: int) -> list[records.Record]:
-        return [addressing._record(configs.get("vma_recall"), "step_seconds", [0.0123456] * rounds)]
+        return [timing.record(configs.get("vma_recall"), "step_seconds", [0.0123456] * rounds)]
 
     monkeypatch.setattr(addressing, "recall", recall)
     addressing.main(parts=("recall",), rounds=3, results=str(tmp_path))

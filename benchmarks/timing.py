@@ -1,0 +1,114 @@
+"""What the benchmarks of steps share: rounds that alternate, and records of them."""
+
+import dataclasses
+import importlib
+import importlib.metadata
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from eval import records
+from eval.records import Record
+from memjax import config, configs
+from memjax.config import Experiment
+from memjax.data import Dataset, Split
+from memjax.errors import InputError
+
+SHORTEST = 0.2  # seconds of a call, which takes as many steps
+
+
+class Timed:
+    """Something whose steps can be timed, and the number of steps that make a call."""
+
+    def __init__(self, seconds: Callable[[int], float]):
+        """Find the number of steps, with `seconds` compiled already."""
+        self._seconds = seconds
+        self._steps = max(1, round(SHORTEST / min(seconds(1), seconds(1))))
+
+    def step(self) -> float:
+        """Seconds of a step, the mean of one call."""
+        return self._seconds(self._steps) / self._steps
+
+
+def alternate(seconds: Sequence[Callable[[int], float]], rounds: int) -> list[list[float]]:
+    """Seconds of a step of each, round by round: A B A B ..."""
+    timed = [Timed(one) for one in seconds]
+    found = [[one.step() for one in timed] for _ in range(rounds)]
+    return [list(of_one) for of_one in zip(*found, strict=True)]
+
+
+def random_bits(classes: int, drawings: int, side: int) -> Dataset:
+    """A data set `random` of so many classes: images `[classes * drawings, side, side, 1]`."""
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 2, (classes * drawings, side, side, 1), np.uint8)
+    split = Split(images, np.repeat(np.arange(classes, dtype=np.int32), drawings))
+    return Dataset("random", {"train": split, "test": split}, maximum=1)
+
+
+def rival_in_torch(module: str, part: str) -> Any:
+    """A module of the benchmarks that needs torch, for one of their parts.
+
+    Raises:
+        InputError: torch is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        raise InputError(
+            f"torch: not installed, expected it for {part}: pip install torch"
+        ) from None
+
+
+def record(experiment: Experiment, metric: str, seconds: list[float]) -> Record:
+    """The median of some rounds, of an experiment on random images."""
+    changed = config.changed_fields(experiment, configs.get(experiment.name))
+    return Record(
+        experiment=experiment.name,
+        task="benchmark",
+        dataset="random",
+        split="train",
+        metric=metric,
+        value=rounded(statistics.median(seconds)),
+        protocol={
+            "rounds": len(seconds),
+            "precision": experiment.train.precision,
+            "num_samples": experiment.objective.num_samples,
+            "batch_size": experiment.train.batch_size,
+            **({"changed": changed} if changed else {}),
+        },
+        x=list(range(len(seconds))),
+        values=[rounded(value) for value in seconds],
+        **records.here(),
+    )
+
+
+def rounded(seconds: float) -> float:
+    """To three digits."""
+    return float(f"{seconds:.3g}")
+
+
+def say(what: str) -> None:
+    """Show what comes next, since it takes a while."""
+    print(f"timing {what}", file=sys.stderr, flush=True)
+
+
+def with_torch(one: Record) -> Record:
+    """The record of a rival, which says its version."""
+    versions = {**one.versions, "torch": importlib.metadata.version("torch")}
+    return dataclasses.replace(one, versions=versions)
+
+
+def rows(found: list[Record]) -> list[tuple[str, ...]]:
+    """Of a table for the terminal."""
+    made: list[tuple[str, ...]] = [("experiment", "what", "changed", "median", "all, ms")]
+    for one in found:
+        every = " ".join(f"{1000 * value:.3g}" for value in one.values or [])
+        median = "-" if one.value is None else f"{1000 * one.value:.3g} ms"
+        what, changed = one.protocol.get("curve", one.metric), one.protocol.get("changed", "-")
+        made.append((one.experiment, what, str(changed), median, every))
+    return made

@@ -1,0 +1,117 @@
+"""The writer of `memjax.models.writer` in PyTorch, which `benchmarks.writing` times.
+
+AVME with a linear output: same layers, same sizes, same parameters (`load`), same objective. The
+image's share of the encoder's gates is computed once here too. It imports torch.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from memjax.models.writer import Writer
+
+Weights = Mapping[str, Any]
+
+
+class TorchWriter(nn.Module):
+    """T steps without windows, labels, slots or a second LSTM."""
+
+    def __init__(self, model: Writer, pixels: int):
+        """Take the sizes of `model`, for images of so many pixels."""
+        super().__init__()
+        self.steps, self.latent = model.steps, model.latent
+        self.units = {"encoder": model.encoder_units, "decoder": model.decoder_units}
+        encoder, decoder = (4 * units for units in self.units.values())
+        self.encoder_of_image = nn.Linear(pixels, encoder, bias=False)
+        self.encoder_of_canvas = nn.Linear(pixels, encoder, bias=False)
+        self.encoder_of_encoder = nn.Linear(model.encoder_units, encoder)
+        self.encoder_of_decoder = nn.Linear(model.decoder_units, encoder, bias=False)
+        self.posterior = nn.Linear(model.encoder_units, 2 * model.latent)
+        self.decoder_of_latent = nn.Linear(model.latent, decoder, bias=False)
+        self.decoder_of_decoder = nn.Linear(model.decoder_units, decoder)
+        self.output_layer = nn.Linear(model.decoder_units, pixels)
+
+    def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(x | z) and the KL, each `[B]`, of images `[B, pixels]` and noise `[T, B, D]`."""
+        of_image = self.encoder_of_image(images)
+        canvas, kl = torch.zeros_like(images), torch.zeros(len(images))
+        states = {name: torch.zeros(2, len(images), units) for name, units in self.units.items()}
+        (h_enc, c_enc), (h_dec, c_dec) = states["encoder"], states["decoder"]
+        for t in range(self.steps):
+            gates = of_image + self.encoder_of_canvas(images - torch.sigmoid(canvas))
+            gates = gates + self.encoder_of_encoder(h_enc) + self.encoder_of_decoder(h_dec)
+            h_enc, c_enc = _lstm(gates, c_enc)
+            mean, log_variance = self.posterior(h_enc).chunk(2, dim=-1)
+            kl = kl + 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance).sum(-1)
+            z = mean + torch.exp(0.5 * log_variance) * noise[t]
+            gates = self.decoder_of_latent(z) + self.decoder_of_decoder(h_dec)
+            h_dec, c_dec = _lstm(gates, c_dec)
+            canvas = canvas + self.output_layer(h_dec)
+        loss = functional.binary_cross_entropy_with_logits(canvas, images, reduction="none")
+        return -loss.sum(-1), kl
+
+    def load(self, params: Weights) -> None:
+        """Take the parameters `params` of the model in jax."""
+        with torch.no_grad():
+            for name, values in params.items():
+                layer = getattr(self, name)
+                layer.weight.copy_(_tensor(values["kernel"]).T)
+                if "bias" in values:
+                    layer.bias.copy_(_tensor(values["bias"]))
+
+
+class TorchSteps:
+    """The model in training, whose steps can be timed."""
+
+    def __init__(
+        self, model: Writer, params: Weights, images: np.ndarray, batch_size: int, compiled: bool
+    ):
+        """Compile, take three steps.
+
+        Args:
+            model: whose sizes are taken.
+            params: where training starts.
+            images: `[N, pixels]` uint8.
+            batch_size: B.
+            compiled: by `torch.compile`, else eager.
+        """
+        self._module = TorchWriter(model, images.shape[1])
+        self._module.load(params)
+        self._images, self._batch_size = torch.from_numpy(images), batch_size
+        self._noise = (model.steps, batch_size, model.latent)
+        self._optimizer = torch.optim.Adam(self._module.parameters(), lr=1e-3, fused=True)
+        self._loss: Callable[..., Tensor] = self._objective
+        if compiled:
+            self._loss = torch.compile(self._objective)
+        self.seconds(3)
+
+    def seconds(self, count: int) -> float:
+        """Take `count` steps; returns how long they took."""
+        started = time.monotonic()
+        for _ in range(count):
+            chosen = torch.randint(len(self._images), (self._batch_size,))
+            loss = self._loss(self._images[chosen].float(), torch.randn(self._noise))
+            self._optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(self._module.parameters(), 5.0)
+            self._optimizer.step()
+        return time.monotonic() - started
+
+    def _objective(self, images: Tensor, noise: Tensor) -> Tensor:
+        log_likelihood, kl = self._module(images, noise)
+        return -(log_likelihood - kl).mean()
+
+
+def _lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
+    entering, kept, candidate, shown = gates.chunk(4, dim=-1)
+    cell = torch.sigmoid(kept) * cell + torch.sigmoid(entering) * torch.tanh(candidate)
+    return torch.sigmoid(shown) * torch.tanh(cell), cell
+
+
+def _tensor(array: Any) -> Tensor:
+    return torch.from_numpy(np.array(array))
