@@ -9,11 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import addressing, timing
+from benchmarks import addressing, timing, writing
 from eval import records
 from memjax import configs, objectives, sampling
 from memjax.errors import InputError
 from memjax.models.vma import VMA
+from memjax.models.writer import Writer
 from memjax.types import Batch, Terms, Variables
 from tests import tiny
 
@@ -135,3 +136,37 @@ def test_torch_has_the_same_objective() -> None:
     np.testing.assert_allclose(total.item(), value, rtol=1e-5)
     for one, expected in itertools.zip_longest(given, gradient):
         np.testing.assert_allclose(one.grad, expected, atol=1e-5)
+
+
+def test_torch_has_the_same_writer() -> None:
+    torch = pytest.importorskip("torch")
+    from benchmarks.torch_writer import TorchWriter
+
+    sizes = {"steps": 3, "latent": 2, "encoder_units": 5, "decoder_units": 4}
+    ours = Writer(image_shape=(SIDE, SIDE, 1), output="linear", **sizes)
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 2, (B, SIDE, SIDE, 1)).astype(np.float32)
+    batch = Batch(jnp.asarray(images), jnp.arange(B))
+    shapes = jax.eval_shape(lambda: sampling.initialise(ours, jax.random.key(0), batch))
+    variables = jax.tree.map(
+        lambda leaf: generator.normal(0, 0.3, leaf.shape).astype(np.float32), shapes
+    )
+    keys = sampling.sample_keys(jax.random.key(1), batch.index, jnp.arange(1))
+    terms, _ = sampling.sample_terms(ours, variables, batch, keys, False)
+    noise = ours.apply(variables, keys[0], method="_noise")
+    rival = TorchWriter(ours, SIDE * SIDE)
+    rival.load(variables["params"])
+    assert sum(p.numel() for p in rival.parameters()) == sum(
+        leaf.size for leaf in jax.tree.leaves(variables)
+    )
+    found = rival(
+        torch.from_numpy(images.reshape(B, -1)),
+        torch.from_numpy(np.array(noise)),
+    )
+    for expected, theirs in zip((terms.log_likelihood, terms.kl), found, strict=True):
+        np.testing.assert_allclose(theirs.detach(), expected[0], rtol=1e-5, atol=1e-4)
+
+
+def test_rematerialising_holds_less() -> None:
+    # The images, 784 numbers each, are what is kept of every step.
+    assert writing.gradient_gib(16, False) > 3 * writing.gradient_gib(16, True) > 0
