@@ -26,6 +26,10 @@ from tests.runs import contents
 
 SMALL = eval_runs.EVALUATION
 
+METRICS = [
+    *("log_likelihood", "elbo", "effective_sample_size", "kl_latent", "reconstruction_nll"),
+    *("peak_memory_gib", "iwae_bound"),
+]
 SCHEMA = {
     *("experiment", "task", "dataset", "split", "metric", "value", "stderr", "stderr_seeds"),
     *("seeds", "num_samples", "num_images", "epochs", "steps", "protocol", "hardware"),
@@ -109,9 +113,10 @@ def test_every_field_of_the_schema_is_written(evaluated: Path) -> None:
             },
         }
     metrics = [record["metric"] for record in written]
-    assert metrics == [
-        *("log_likelihood", "elbo", "effective_sample_size", "peak_memory_gib", "iwae_bound")
-    ]
+    assert metrics == METRICS
+    terms = {name: result(evaluated, name)["value"] for name in ("reconstruction_nll", "kl_latent")}
+    # Means over all samples, where the ELBO is of the first.
+    assert result(evaluated, "elbo")["value"] == pytest.approx(-sum(terms.values()), abs=1.0)
     assert 0.1 < result(evaluated, "peak_memory_gib")["value"] < 100
 
 
@@ -176,14 +181,14 @@ def test_the_same_evaluation_replaces_and_another_adds(evaluated: Path, tmp_path
         likelihood(str(workdir), **(SMALL | {"batch_size": 100, "chunk_size": 50}))
         again = results(workdir)
         likelihood(str(workdir), **SMALL, batch_norm="moving_average")
-    assert len(again) == len(before) == 5
+    assert len(again) == len(before) == len(METRICS)
     for old, new in zip(before, again, strict=True):
         assert old["metric"] == new["metric"]
         if new["metric"] in ("log_likelihood", "elbo"):
             assert new["value"] == pytest.approx(old["value"], rel=1e-6)
 
-    assert results(workdir)[:5] == again
-    assert len(results(workdir)) == 10
+    assert results(workdir)[: len(METRICS)] == again
+    assert len(results(workdir)) == 2 * len(METRICS)
     passed = result(workdir, "log_likelihood", batch_norm="pass")["value"]
     averaged = result(workdir, "log_likelihood", batch_norm="moving_average")["value"]
     # After twenty steps the averages still hold most of their start.
@@ -235,7 +240,7 @@ def test_grey_levels_are_not_binarised_where_training_did_not(workdir: Path) -> 
     found = [likelihood(str(workdir), **few, binarisation_seed=seed)[0] for seed in (0, 1)]
     assert found[0].value == found[1].value
     assert found[0].protocol["binarisation_seed"] is None
-    assert len(results(workdir)) == 5
+    assert len(results(workdir)) == len(METRICS)
 
 
 @pytest.mark.parametrize(("split", "size"), [("valid", 250), ("train", 1297)])
@@ -269,7 +274,7 @@ def test_checkpoint_of_the_step_is_evaluated(workdir: Path) -> None:
     found = [likelihood(str(workdir), step=step, **few)[0] for step in (first, last)]
     assert [(record.steps, record.epochs) for record in found] == [(first, 1), (last, 2)]
     assert found[0].value < found[1].value  # it has learnt something
-    assert len(results(workdir)) == 10
+    assert len(results(workdir)) == 2 * len(METRICS)
     assert len(list(workdir.glob("*.npz"))) == 2  # neither took the other's place
 
 

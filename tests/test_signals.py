@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -25,6 +26,15 @@ def test_a_signal_is_collected(number: signal.Signals) -> None:
     assert Stopped(number, 3).signal_number == number
 
 
+@pytest.fixture
+def _not_ignored() -> Iterator[None]:
+    """Whoever runs the tests may have an interrupt ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("_not_ignored")
 def test_a_second_signal_acts_at_once() -> None:
     with collected() as received, pytest.raises(KeyboardInterrupt):
         send(signal.SIGINT)

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import flax.struct
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from memjax.data.arrays import Split
@@ -102,7 +103,7 @@ class Epochs:
 
     def draw(self, tables: Any, row: jax.Array, key: jax.Array, batch_size: int) -> Drawn:
         del key, batch_size
-        return Drawn(row, labels=None if tables is None else tables[row])
+        return Drawn(row, labels=None if tables is None else jnp.asarray(tables)[row])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -31,7 +31,10 @@ def test_epochs_show_every_image_once() -> None:
     np.testing.assert_array_equal(plan.reshape(-1), data.epoch_permutation(3, 1, 60)[:56])
     found = drawn(sampler, 2)
     np.testing.assert_array_equal(found.targets, sampler.plan(3, 0, 60, 4)[2])
-    assert found.context is None and found.labels is None
+    assert found.context is None and SPLIT.labels is not None
+    np.testing.assert_array_equal(found.labels, SPLIT.labels[np.asarray(found.targets)])
+    unknown = sampler.tables(Split(SPLIT.images))
+    assert sampler.draw(unknown, jnp.arange(4), jax.random.key(0), 4).labels is None
 
 
 def test_recall_draws_targets_from_a_new_memory() -> None:
