@@ -14,20 +14,20 @@ tables` draws the curves.
 
 import dataclasses
 import statistics
-import sys
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
-import tyro
 from etils import epath
 
 from benchmarks.timing import (
     alternate,
+    check_rounds,
     random_bits,
     record,
     rival_in_torch,
     rounded,
     rows,
+    run,
     say,
     with_torch,
 )
@@ -153,6 +153,10 @@ def main(
         sizes: numbers of entries, multiples of four, for memory.
         results: folder of benchmarks.json.
     """
+    check_rounds(rounds)
+    for size in sizes:
+        if size < 4 or size % 4:
+            raise InputError(f"--sizes: found {size}, expected multiples of four")
     backend.configure()
     timings: dict[Part, Callable[[], list[Record]]] = {
         "few_shot": lambda: few_shot(maps, rounds),
@@ -166,8 +170,4 @@ def main(
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    run(main)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import tyro
 
 from eval import records
 from eval.records import Record
@@ -112,3 +113,18 @@ def rows(found: list[Record]) -> list[tuple[str, ...]]:
         what, changed = one.protocol.get("curve", one.metric), one.protocol.get("changed", "-")
         made.append((one.experiment, what, str(changed), median, every))
     return made
+
+
+def check_rounds(rounds: int) -> None:
+    """Raises InputError for fewer than one."""
+    if rounds < 1:
+        raise InputError(f"--rounds: found {rounds}, expected at least 1")
+
+
+def run(main: Callable[..., None]) -> None:
+    """The command line of a benchmark: what a user gets wrong is one line, and exit code 2."""
+    try:
+        tyro.cli(main)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

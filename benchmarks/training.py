@@ -19,9 +19,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import tyro
 from etils import epath
 
+from benchmarks.timing import check_rounds, run
 from eval import records
 from eval.records import Record
 from eval.text import columns
@@ -131,6 +131,7 @@ def main(
         data_dir: folder with <dataset>.npz files.
         results: folder of benchmarks.json.
     """
+    check_rounds(rounds)
     backend.configure()
     folder = None if data_dir is None else str(epath.Path(data_dir).resolve())
     found = epoch_seconds(experiments, rounds, folder)
@@ -144,4 +145,4 @@ def main(
 
 
 if __name__ == "__main__":
-    tyro.cli(main)
+    run(main)

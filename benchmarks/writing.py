@@ -10,16 +10,24 @@ alternate, and the median is taken. Results go to results/benchmarks.json.
 """
 
 import dataclasses
-import sys
 from collections.abc import Callable, Sequence
 from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import tyro
 from etils import epath
 
-from benchmarks.timing import alternate, random_bits, record, rival_in_torch, rows, say, with_torch
+from benchmarks.timing import (
+    alternate,
+    check_rounds,
+    random_bits,
+    record,
+    rival_in_torch,
+    rows,
+    run,
+    say,
+    with_torch,
+)
 from benchmarks.training import Epochs
 from eval import records
 from eval.records import Record
@@ -109,6 +117,10 @@ def main(
         steps: T, for memory.
         results: folder of benchmarks.json.
     """
+    check_rounds(rounds)
+    for number in steps:
+        if number < 1:
+            raise InputError(f"--steps: found {number}, expected at least 1")
     backend.configure()
     measured: dict[Part, Callable[[], list[Record]]] = {
         "step": lambda: step(rounds),
@@ -130,8 +142,4 @@ def _held(found: list[Record]) -> list[tuple[str, ...]]:
 
 
 if __name__ == "__main__":
-    try:
-        tyro.cli(main)
-    except InputError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
+    run(main)

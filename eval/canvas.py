@@ -11,7 +11,7 @@ from memjax import plots, sampling, training
 from memjax.errors import InputError
 from memjax.types import Array, Generated, Variables
 
-from .options import check_at_least, check_seeds
+from .options import check_at_least, check_picture, check_seeds
 from .run import Own, Run, Step, open_run
 from .samples import save_animation, save_figure
 
@@ -58,6 +58,7 @@ def canvas(
     """
     check_at_least(num_images=num_images)
     check_seeds(seed=seed)
+    check_picture(output)
     run = open_run(workdir, data_dir, step, experiment)
     _check_labels(run, labels)
     path = epath.Path(output) if output else run.workdir / "canvas.png"

@@ -12,6 +12,7 @@ from memjax.workdirs import RESULTS
 
 from . import records
 from .likelihood import file_name, with_statistics
+from .options import check_picture
 from .parameters import count
 from .records import Record
 from .run import Run, Step, open_run
@@ -45,6 +46,7 @@ def compare(
     """
     if not workdirs:
         raise InputError("compare: found no workdirs, expected at least one")
+    check_picture(output)
     runs = [open_run(workdir, data_dir, step) for workdir in workdirs]
     first = runs[0]
     for run in runs[1:]:

@@ -13,13 +13,16 @@ Evaluation = Mapping[str, Record]
 Line = tuple[list[float], list[float]]
 
 
-def evaluations(found: Iterable[Record], task: str, main: str) -> list[Evaluation]:
+def evaluations(
+    found: Iterable[Record], task: str, main: str, apart: bool = False
+) -> list[Evaluation]:
     """The evaluations of a task that have a metric, of each the run that was trained longest.
 
     Args:
         found: records.
         task: of `python -m eval`.
         main: a metric that all of them have.
+        apart: whether other numbers of steps or samples make another evaluation.
     """
     groups: dict[str, dict[str, Record]] = {}
     for one in found:
@@ -31,7 +34,8 @@ def evaluations(found: Iterable[Record], task: str, main: str) -> list[Evaluatio
     for group in groups.values():
         if main in group:
             one = group[main]
-            key = json.dumps([one.experiment, one.dataset, one.split, _asked(one)], sort_keys=True)
+            what = [one.experiment, one.dataset, one.split, _asked(one)]
+            key = json.dumps([*what, *([one.steps, one.num_samples] * apart)], sort_keys=True)
             if key not in longest or _effort(longest[key][main]) <= _effort(one):
                 longest[key] = group
     return list(longest.values())
@@ -44,7 +48,7 @@ def _asked(one: Record) -> dict[str, Any]:
 
 
 def _effort(one: Record) -> tuple[float, ...]:
-    return (one.steps or 0, one.num_samples or 0, one.num_images or 0)
+    return (one.steps or 0, len(one.seeds), one.num_images or 0, one.num_samples or 0)
 
 
 def table(title: str, head: Sequence[str], rows: list[tuple[str, ...]]) -> str:
@@ -62,17 +66,21 @@ def name(one: Record) -> str:
 
 
 def _short(of: Any) -> str:
+    if isinstance(of, list) and len(of) > 1 and len(set(of)) == 1:
+        return f"{len(of)}x{of[0]}"
     if isinstance(of, list):
-        return f"{of[0]}" if len(set(of)) == 1 else " ".join(map(str, of))
+        return " ".join(map(str, of))
     return str(of)
 
 
 def value(group: Evaluation, metric: str, digits: int = 2, sign: int = 1) -> str:
-    """A mean with its standard error over episodes."""
+    """A mean with its standard errors, over images or episodes and over seeds of training."""
     if metric not in group:
         return DASH
     one = group[metric]
     error = "" if one.stderr is None else f" ± {one.stderr:.{digits}f}"
+    if one.stderr_seeds is not None:
+        error += f" ± {one.stderr_seeds:.{digits}f} ({len(one.seeds)} seeds)"
     return f"{sign * (one.value or 0.0):.{digits}f}{error}"
 
 

@@ -3,6 +3,7 @@
 import logging
 
 from memjax.configs import published
+from memjax.errors import InputError
 
 from .episodes import Counted, Protocol, SplitName, Writer, likelihood_of, over_episodes, shown
 from .options import check_at_least, check_seeds, split_of
@@ -16,8 +17,8 @@ def few_shot(
     workdir: str,
     ways: tuple[int, ...] = (8,),
     shots: tuple[int, ...] = (4,),
-    targets_per_class: int = 4,
-    num_targets: int = 4,
+    targets_per_class: int | None = None,
+    num_targets: int | None = None,
     shots_counted: Counted = "per_class",
     replacement: bool = False,
     guaranteed: bool = False,
@@ -36,8 +37,9 @@ def few_shot(
         workdir: of a training run; a model without memory has the same value for all pairs.
         ways: classes of an episode.
         shots: images in memory, of each class or in all.
-        targets_per_class: where shots are counted per class; other drawings than in memory.
-        num_targets: where shots are counted in all.
+        targets_per_class: where shots are counted per class, 4 if not given; other drawings than
+            in memory.
+        num_targets: where shots are counted in all, 4 if not given.
         shots_counted: per_class gives each class as many images; total draws the class of every
             image, as the code of Generative Matching Networks does.
         replacement: of shots counted in all: a class, and an image, may be drawn twice, so that a
@@ -59,9 +61,17 @@ def few_shot(
     check_at_least(num_episodes=num_episodes, num_samples=num_samples, chunk_size=chunk_size)
     check_seeds(seed=seed)
     run = open_run(workdir, data_dir, step, experiment)
+    if getattr(run.model, "num_classes", 0):
+        raise InputError(
+            f"{workdir}: {run.experiment.name} sees the classes of its images, expected a model "
+            "that does not: those of an episode are numbers within it"
+        )
     images = split_of(run, split)
+    per_class = shots_counted == "per_class"
+    _check_other_targets(per_class, targets_per_class, num_targets)
+    of_class, of_all = (4 if given is None else given for given in (targets_per_class, num_targets))
     protocols = [
-        Protocol(way, shot, targets_per_class, num_targets, shots_counted, replacement, guaranteed)
+        Protocol(way, shot, of_class, of_all, shots_counted, replacement, guaranteed)
         for way in ways
         for shot in shots
     ]
@@ -86,3 +96,19 @@ def few_shot(
         new = writer.add(found, said, num_samples, {"nll": paper})
         logger.info("%s: %s", title, ", ".join(f"{one.metric} {shown(one)}" for one in new))
     return writer.written
+
+
+def _check_other_targets(
+    per_class: bool, targets_per_class: int | None, num_targets: int | None
+) -> None:
+    """Refuse the number of targets that belongs to the other way of counting shots."""
+    if per_class and num_targets is not None:
+        raise InputError(
+            f"--num-targets: found {num_targets} with shots counted per class, expected "
+            "--targets-per-class"
+        )
+    if not per_class and targets_per_class is not None:
+        raise InputError(
+            f"--targets-per-class: found {targets_per_class} with shots counted in all, expected "
+            "--num-targets"
+        )

@@ -18,7 +18,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from memjax import data, training, workdirs
+from memjax import configs, data, training, workdirs
 from memjax.errors import InputError
 from memjax.evaluation import (
     Likelihood,
@@ -287,13 +287,20 @@ def _mean_and_error(values: Any) -> dict[str, float | None]:
     return {"value": float(np.mean(values, dtype=np.float64)), "stderr": error}
 
 
+def _density(one: Record) -> str:
+    experiment = configs.EXPERIMENTS.get(one.experiment)
+    changed = one.protocol.get("changed", {})
+    default = getattr(experiment.model, "num_classes", 0) if experiment else 0
+    return "p(x | y)" if changed.get("model.num_classes", default) else "p(x)"
+
+
 def describe(written: list[Record]) -> str:
     """Two lines for the terminal."""
     by_metric = {record.metric: record for record in written}
     main, curve = by_metric["log_likelihood"], by_metric["iwae_bound"]
     error = "" if main.stderr is None else f" ± {main.stderr:.2f}"
     lines = [
-        f"{main.experiment}: log p(x) = {main.value:.2f}{error} nats, "
+        f"{main.experiment}: log {_density(main)} = {main.value:.2f}{error} nats, "
         f"{main.num_images} {main.split} images, {main.num_samples} samples, {main.seconds:.0f} s"
     ]
     if main.paper is not None:

@@ -16,7 +16,7 @@ from memjax.memory import usage
 from memjax.types import Array, Batch, Variables
 
 from .episodes import Draw, Measure, SplitName, Writer, as_in_training, over_episodes, shown
-from .options import check_at_least, check_seeds, split_of
+from .options import check_at_least, check_picture, check_seeds, split_of
 from .records import Record
 from .run import Own, Run, Step, open_run
 from .samples import save_figure
@@ -65,9 +65,12 @@ def memory(
     """
     check_at_least(num_batches=num_batches, num_samples=num_samples, chunk_size=chunk_size)
     check_seeds(seed=seed)
+    check_picture(output)
     run = open_run(workdir, data_dir, step, experiment)
     run.check_addresses()
     draw, most = as_in_training(run, split, seed)
+    if num_batches > most:
+        logger.warning("%d batches instead of %d: the split has no more", most, num_batches)
     writer = Writer(run, "memory", split, seed)
     found = over_episodes(
         run,
@@ -105,7 +108,8 @@ def use_of_memory(run: Run, num_samples: int, chunk_size: int) -> Measure:
     def measure(variables: Variables, batch: Batch, key: Array) -> dict[str, Array]:
         encoding = model.apply(variables, batch, False, method="encode")
         log_q, _ = model.apply(variables, batch, encoding, method="address_log_probs")
-        shuffled = model.apply(variables, batch, encoding, key, method="shuffle_memory")
+        of_shuffle, key = jax.random.split(key)
+        shuffled = model.apply(variables, batch, encoding, of_shuffle, method="shuffle_memory")
         (weights, said), (others, _) = (
             log_weights_of_encoding(model, variables, batch, found, key, num_samples, chunk)
             for found in (encoding, shuffled)
@@ -124,7 +128,7 @@ def picture(run: Run, draw: Draw, split: SplitName, seed: int, rows: int = 6) ->
     """q(a | x) of a few targets with the entries it prefers, and samples that share an entry."""
     images = jnp.asarray(split_of(run, split).images)
     key = training.stream(seed, "samples")
-    of_samples, of_places, ink, of_choice = jax.random.split(key, 4)
+    of_samples, of_places, ink, of_choice, of_targets = jax.random.split(key, 5)
 
     @jax.jit
     def found(variables: Variables) -> dict[str, Array]:
@@ -142,7 +146,7 @@ def picture(run: Run, draw: Draw, split: SplitName, seed: int, rows: int = 6) ->
         samples = generate(
             rows * SAMPLES, batch.context, address=jnp.repeat(address, SAMPLES)
         ).means
-        chosen = jax.random.permutation(of_choice, batch.images.shape[0])[:rows]
+        chosen = jax.random.permutation(of_targets, batch.images.shape[0])[:rows]
         return {
             "targets": batch.images[chosen],
             "probabilities": jnp.exp(log_q)[chosen],

@@ -1,5 +1,6 @@
 """The tables and pictures of models that address a memory, from their records."""
 
+import dataclasses
 import math
 
 from etils import epath
@@ -97,11 +98,12 @@ def _few_shot_table(found: list[Record]) -> str:
     return table(title, (*head, *_SAID), rows)
 
 
-def _of_26(found: list[Record]) -> list[Evaluation]:
+def _of_26(found: list[Record], apart: bool = False) -> list[Evaluation]:
     groups = [
         group
-        for group in evaluations(found, "few_shot", "nll")
+        for group in evaluations(found, "few_shot", "nll", apart)
         if group["nll"].dataset == "omniglot26"
+        and group["nll"].split == "test"
         and group["nll"].protocol["shots_counted"] == "per_class"
     ]
     return sorted(groups, key=lambda group: _ways_and_shots(group["nll"]))
@@ -116,7 +118,11 @@ def _table_1(found: list[Record]) -> str:
     groups = [
         group
         for group in evaluations(found, "few_shot", "nll")
-        if group["nll"].dataset == "omniglot28" or group["nll"].protocol["shots_counted"] == "total"
+        if group["nll"].split == "test"
+        and (
+            group["nll"].dataset == "omniglot28"
+            or group["nll"].protocol["shots_counted"] == "total"
+        )
     ]
     rows = []
     for group in sorted(groups, key=lambda group: _ways_and_shots(group["nll"])):
@@ -149,6 +155,8 @@ def _classification_table(found: list[Record]) -> str:
     groups = evaluations(found, "classification", "accuracy_q")
     for group in sorted(groups, key=lambda group: _ways_and_shots(group["accuracy_q"])):
         one = group["accuracy_q"]
+        if one.split != "test":
+            continue
         said = one.protocol
         paper = published.accuracy(one.experiment, said)
         rows.append(
@@ -216,16 +224,18 @@ def _recall_curves(found: list[Record]) -> dict[str, Line]:
 
 
 def _over(found: list[Record], axis: str) -> dict[str, Line]:
-    """NLL over ways or over shots, of what is otherwise the same."""
+    """NLL over ways or over shots, of what is otherwise the same; of each run trained longest."""
     other = {"ways": "shots", "shots": "ways"}[axis]
-    lines: dict[str, Line] = {}
-    for group in _of_26(found):
+    lines: dict[tuple[str, int], Line] = {}
+    for group in _of_26(found, apart=True):
         one = group["nll"]
-        title = f"{name(one)}, {one.protocol[other]} {other}".replace("`", "")
-        x, y = lines.setdefault(title, ([], []))
+        samples = f"{one.num_samples:,} samples"
+        title = f"{name(one)}, {one.protocol[other]} {other}, {samples}".replace("`", "")
+        x, y = lines.setdefault((title, one.steps or 0), ([], []))
         x.append(one.protocol[axis])
         y.append(one.value or 0.0)
-    return {title: line for title, line in lines.items() if len(line[0]) > 1}
+    # Sorted by steps, so that the longest training comes last and stays.
+    return {title: line for (title, _), line in sorted(lines.items()) if len(line[0]) > 1}
 
 
 def with_ideal(lines: dict[str, Line]) -> dict[str, Line]:
@@ -239,15 +249,21 @@ def with_ideal(lines: dict[str, Line]) -> dict[str, Line]:
 
 
 def _kl_curves(found: list[Record]) -> dict[str, Line]:
-    """KL of a and of z of models that were trained with several numbers of shots."""
-    curves: dict[str, dict[int, float]] = {"KL(a)": {}, "KL(z)": {}}
+    """KL of a and of z of models that differ by their number of shots in training."""
+    field = "sampler.shots"
+    curves: dict[str, dict[int, float]] = {}
     for group in _of_26(found):
         one = group["nll"]
-        trained = one.protocol.get("changed", {}).get("sampler.shots", 4)
+        changed = dict(one.protocol.get("changed", {}))
+        trained = changed.pop(field, 4)
         asked = (one.protocol["ways"], one.protocol["shots"])
-        if one.experiment == "vma_few_shot" and asked == (8, trained):
-            for title, metric in (("KL(a)", "kl_address"), ("KL(z)", "kl_latent")):
-                curves[title][trained] = group[metric].value or 0.0
+        if one.experiment != "vma_few_shot" or asked != (8, trained):
+            continue
+        alike = dataclasses.replace(one, protocol={**one.protocol, "changed": changed})
+        for title, metric in (("KL(a)", "kl_address"), ("KL(z)", "kl_latent")):
+            if metric in group:
+                of = curves.setdefault(f"{title}, {name(alike)}".replace("`", ""), {})
+                of[trained] = group[metric].value or 0.0
     return {
         title: ([float(x) for x in sorted(points)], [points[x] for x in sorted(points)])
         for title, points in curves.items()

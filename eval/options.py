@@ -22,6 +22,12 @@ def check_seeds(**seeds: int) -> None:
             raise InputError(f"{_option(name)}: found {value}, expected 0 to {2**32 - 1}")
 
 
+def check_picture(output: str | None) -> None:
+    """Raises InputError for a picture that is not to be a PNG; before the work that it shows."""
+    if output is not None and not output.lower().endswith(".png"):
+        raise InputError(f"--output: found {output}, expected a name that ends in .png")
+
+
 def check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     """Raises InputError for a value that is not one of the choices."""
     if value not in choices:

@@ -76,7 +76,7 @@ def recall(
             title,
         )
         said = {"memory_size": size, "num_targets": num_targets}
-        new = writer.add(found, said, num_samples, {"nll": math.log(size)})
+        new = writer.add(found, said, num_samples)
         measures = ", ".join(f"{one.metric} {shown(one, 3)}" for one in new)
         logger.info("%s (ln M = %.3f): %s", title, math.log(size), measures)
     return writer.written

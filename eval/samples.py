@@ -16,7 +16,7 @@ from memjax.types import Variables
 
 from .episodes import as_in_training
 from .likelihood import with_statistics
-from .options import check_at_least, check_seeds
+from .options import check_at_least, check_picture, check_seeds
 from .run import Own, Run, Step, open_run
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ def samples(
         InputError: num_images below 1, or anything wrong with the run.
     """
     check_seeds(seed=seed)
+    check_picture(output)
     run, _ = with_statistics(open_run(workdir, data_dir, step, experiment), "pass")
     path = epath.Path(output) if output else run.workdir / "samples.png"
     save_figure(plots.panels(pictures(run, num_images, seed)), path)
@@ -97,10 +98,8 @@ def save_figure(figure: "Figure", path: epath.Path) -> None:
     """Write a figure as PNG.
 
     Raises:
-        InputError: the file is not to be a PNG, or cannot be written.
+        InputError: the file cannot be written.
     """
-    if path.suffix.lower() != ".png":
-        raise InputError(f"{path}: found another ending, expected .png")
     with _writing(path):
         plots.save(figure, path)
 

@@ -10,6 +10,7 @@ from memjax.configs import mem_vae
 from memjax.errors import InputError
 
 from . import memory_tables, records, writer_tables
+from .evaluations import name as name_of
 from .records import Record
 from .text import markdown
 
@@ -22,6 +23,7 @@ BENCHMARKS = {
     "step_seconds_torch_eager": "a step of the same model in PyTorch, eager",
     "step_seconds_torch_compiled": "a step of the same model in PyTorch, compiled",
 }
+OF_RUNS = ("likelihood", "recall", "few_shot", "classification", "memory")
 OVER_MEMORY = "step_seconds_by_memory"  # curves of benchmarks.addressing
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 AFTER_TRAINING = """A row is filled by the command in it, and then:
@@ -252,8 +254,15 @@ def _with_moving_average(found: list[Record], one: Record) -> Record | None:
 
 
 def _open_table(found: list[Record]) -> list[str]:
-    """Experiments of the other papers without a record, and the command that begins each."""
-    known = {one.experiment for one in found} | set(mem_vae.EXPERIMENTS)
+    """Experiments of the other papers that no evaluation is of, and the command that begins each.
+
+    One that was run with fields changed is still to be run as it is.
+    """
+    known = {
+        one.experiment
+        for one in found
+        if one.task not in ("benchmark", "training") and "changed" not in one.protocol
+    } | set(mem_vae.EXPERIMENTS)
     rows: list[tuple[str, ...]] = [("experiment", "paper", "table", "command")]
     rows += [
         (
@@ -265,7 +274,7 @@ def _open_table(found: list[Record]) -> list[str]:
         for name, experiment in configs.EXPERIMENTS.items()
         if name not in known
     ]
-    return [f"Not run yet:\n\n{markdown(rows)}"] if len(rows) > 1 else []
+    return [f"Not run yet as they are:\n\n{markdown(rows)}"] if len(rows) > 1 else []
 
 
 def _parameters_table(found: list[Record]) -> str:
@@ -351,22 +360,28 @@ def _runs_table(found: list[Record]) -> str:
         *("evaluated with", "evaluated at commit"),
     )
     rows: list[tuple[str, ...]] = [head]
-    rows += [_run_row(v, one) for v in variants() if (one := best(found, v)) is not None]
+    rows += [_run_row(_name(v), one) for v in variants() if (one := best(found, v)) is not None]
+    others = {
+        (name_of(one), one.steps): one
+        for one in found
+        if one.task in OF_RUNS and one.experiment not in mem_vae.EXPERIMENTS
+    }
+    rows += [_run_row(title, one) for (title, _), one in sorted(others.items())]
     return f"Where these numbers come from:\n\n{markdown(rows)}"
 
 
-def _run_row(variant: Variant, one: Record) -> tuple[str, ...]:
+def _run_row(title: str, one: Record) -> tuple[str, ...]:
     trained = one.trained or {}
     batch_norm, precision = one.protocol.get("batch_norm"), one.protocol.get("precision")
     versions = f"jax {one.versions.get('jax')}"
     return (
-        _name(variant),
+        title,
         ", ".join(map(str, one.seeds)),
         f"{one.steps:,}",
         str(trained.get("hardware", DASH)),
         f"{trained.get('seconds', 0):,.0f}",
         _commit(trained.get("commit"), trained.get("dirty")),
-        f"batch norm: {batch_norm}, {precision}, {versions}",
+        f"batch norm: {batch_norm or 'none'}, {precision}, {versions}",
         _commit(one.commit, one.dirty),
     )
 

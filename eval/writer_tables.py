@@ -19,7 +19,7 @@ def tables(found: list[Record]) -> list[str]:
     title = (
         "Recurrent writers, test split, nats. Reconstruction is -log p(x | z) at z from the "
         "posterior, the figure of Griesemer's Table 1; NLL is the importance-weighted estimate of "
-        "-log p(x):"
+        "-log p(x), of models with labels y of -log p(x | y):"
     )
     made = table(title, (*head, "images", "samples", "epochs"), rows)
     return [made] if made else []
@@ -48,10 +48,12 @@ def steps_of(one: Record) -> int:
 
 def _row(group: Evaluation) -> tuple[str, ...]:
     one = group["log_likelihood"]
-    reference = writer.EXPERIMENTS[one.experiment].reference
-    paper = DASH if reference.value is None else f"{reference.value:.2f} ({reference.metric})"
+    experiment = writer.EXPERIMENTS[one.experiment]
+    reference, paper = experiment.reference, DASH
+    if reference.value is not None and one.dataset == experiment.dataset:
+        paper = f"{reference.value:.2f} ({reference.metric})"
     return (
-        name(one),
+        name(one) + (", given y" if experiment.model.num_classes else ""),
         one.dataset,
         str(steps_of(one)),
         value(group, "reconstruction_nll"),
@@ -69,7 +71,8 @@ def draw(found: list[Record], folder: epath.Path) -> list[str]:
     """Draw NLL against T if several were trained; returns the picture in Markdown."""
     lines: dict[str, Line] = {}
     for group in _evaluations(found):
-        if group["elbo"].experiment != OF_STEPS:
+        changed = group["elbo"].protocol.get("changed", {})
+        if group["elbo"].experiment != OF_STEPS or changed.keys() - {FIELD}:
             continue
         for title, metric in (("NLL", "log_likelihood"), ("-ELBO", "elbo")):
             x, y = lines.setdefault(title, ([], []))

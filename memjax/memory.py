@@ -78,10 +78,11 @@ def _unit(x: Array) -> Array:
 
 
 def draw_address(log_probabilities: Array, keys: Array) -> Array:
-    """An entry for each key, by the inverse of the cumulative distribution.
+    """An entry for each key, found by halving the memory until one entry is left.
 
-    One uniform number is drawn where Gumbel noise would take one for each entry, and with it most
-    of the time of a small step.
+    Sums over halves, quarters and so on are computed once for all draws, and a draw takes a uniform
+    number for each halving, where Gumbel noise would take one for each entry. An entry of
+    probability zero is never drawn, as it could be by a cumulative sum and its rounding.
 
     Args:
         log_probabilities: `[B, M]`, or `[1, M]` for all keys; they need not be normalised.
@@ -90,12 +91,25 @@ def draw_address(log_probabilities: Array, keys: Array) -> Array:
     Returns:
         `[B]` int32.
     """
+    rows, size = log_probabilities.shape
+    halvings = (size - 1).bit_length()
     largest = jnp.max(log_probabilities, axis=-1, keepdims=True)
-    cumulative = jnp.cumsum(jnp.exp(log_probabilities - largest), axis=-1)
-    uniform = jax.vmap(jax.random.uniform)(keys)[:, None]
-    # Below the total even after rounding, and an entry of probability zero is never the first above
-    # it: the numbers are multiples of 2^-23, and less than one.
-    return jnp.sum(cumulative <= uniform * cumulative[:, -1:], axis=-1)
+    sums = jnp.exp(log_probabilities - largest)
+    sums = jnp.pad(sums, ((0, 0), (0, 2**halvings - size)))
+    pairs = []
+    for _ in range(halvings):
+        pairs.append(sums.reshape(rows, -1, 2))
+        sums = pairs[-1].sum(axis=-1)
+    # In the middle of the steps of 2^-23 between 0 and 1: neither end, which even the least part
+    # would have a share of.
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, (halvings,)))(keys) + 2**-24
+    row = jnp.arange(len(keys)) if rows > 1 else 0
+    address = jnp.zeros(len(keys), jnp.int32)
+    for i, pair in enumerate(reversed(pairs)):
+        left, right = pair[row, address].T
+        # Less than one times the sum is less than the left part where the right part is nothing.
+        address = 2 * address + (uniform[:, i] * (left + right) >= left)
+    return address
 
 
 def hard_read(memory: Tree, address: Array) -> Tree:

@@ -46,7 +46,7 @@ def test_variants_differ_in_addressing_alone(kind: Any) -> None:
     assert [one.model.addressing for one in made.values()] == ["hard", "soft", "soft"]
 
 
-def test_recall_is_recorded(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_timed_is_recorded(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     def recall(rounds: int) -> list[records.Record]:
         return [timing.record(configs.get("vma_recall"), "step_seconds", [0.0123456] * rounds)]
 
@@ -60,6 +60,31 @@ def test_recall_is_recorded(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> N
         "num_samples": 4,
         "batch_size": 32,
     }
+
+
+def test_a_curve_over_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "SHORTEST", 1e-9)  # one step a call
+    found = addressing.over_memory("dense", (8, 16), rounds=1)
+    assert [one.protocol["curve"] for one in found] == [
+        *("dense, hard", "dense, soft features", "dense, soft pixels")
+    ]
+    for one in found:
+        assert one.x == [8.0, 16.0] and min(one.values or []) > 0
+        assert "sampler.shots" not in one.protocol["changed"]
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "message"),
+    [
+        (addressing, {"sizes": (16, 6)}, "^--sizes: found 6, expected multiples of four"),
+        (addressing, {"rounds": 0}, "^--rounds: found 0, expected at least 1"),
+        (writing, {"rounds": 0}, "^--rounds: found 0, expected at least 1"),
+        (writing, {"steps": (0,)}, "^--steps: found 0, expected at least 1"),
+    ],
+)
+def test_bad_options(module: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        module.main(**options)
 
 
 def test_missing_torch_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,18 +92,27 @@ def test_composition_starts_as_the_identity() -> None:
     assert not params["b"].any()
 
 
+def halved(probabilities: np.ndarray, uniform: np.ndarray) -> int:
+    """The entry that uniform numbers lead to, by sums of slices in float64."""
+    first, size = 0, 2 ** len(uniform)
+    padded = np.pad(probabilities, (0, size - len(probabilities)))
+    for number in uniform:
+        size //= 2
+        left, right = padded[first : first + size], padded[first + size : first + 2 * size]
+        first += size * int(number * (left.sum() + right.sum()) >= left.sum())
+    return first
+
+
+@pytest.mark.parametrize("size", [1, 2, 37, 64])
 @pytest.mark.parametrize("shared", [False, True])
-def test_addresses_are_the_inverse_of_the_cumulative_distribution(shared: bool) -> None:
-    logs = jnp.asarray(drawn(1 if shared else 200, 40) * 3)
+def test_addresses_by_hand(size: int, shared: bool) -> None:
+    logs = jnp.asarray(drawn(1 if shared else 200, size) * 3)
     keys = jax.random.split(jax.random.key(0), 200)
     found = draw_address(logs, keys)
-    uniform = jax.vmap(jax.random.uniform)(keys)
-    probabilities = np.exp(np.asarray(logs, np.float64))
-    cumulative = (probabilities / probabilities.sum(axis=1, keepdims=True)).cumsum(axis=1)
-    expected = [
-        np.searchsorted(row, u, side="right")
-        for row, u in zip(np.broadcast_to(cumulative, (200, 40)), uniform, strict=True)
-    ]
+    count = (size - 1).bit_length()
+    uniform = jax.vmap(lambda key: jax.random.uniform(key, (count,)))(keys) + 2**-24
+    rows = np.broadcast_to(np.exp(np.asarray(logs, np.float64)), (200, size))
+    expected = [halved(row, numbers) for row, numbers in zip(rows, uniform, strict=True)]
     np.testing.assert_array_equal(found, expected)
 
 
@@ -119,11 +128,20 @@ def test_addresses_come_as_often_as_they_should() -> None:
     assert (np.abs(frequencies - probabilities) <= 5 * deviations).all()
 
 
-def test_the_largest_uniform_number_is_an_entry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(jax.random, "uniform", lambda key: jnp.float32(1 - 2**-23))
-    keys = jax.random.split(jax.random.key(0), 50)
-    logs = jnp.concatenate([jnp.asarray(drawn(50, 300) * 5), jnp.full((50, 1), -jnp.inf)], axis=1)
-    assert int(draw_address(logs, keys).max()) <= 299
+@pytest.mark.parametrize("number", [0.0, 0.5, 1 - 2**-23])
+@pytest.mark.parametrize("impossible", [-np.inf, -80.0])
+def test_no_impossible_entry_is_drawn(
+    impossible: float, number: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Whatever the uniform numbers: the smallest, the largest, one where sums may round.
+    monkeypatch.setattr(jax.random, "uniform", lambda key, shape: jnp.full(shape, number))
+    size, rows = 2048, 50
+    logs = drawn(rows, size) * 2
+    out = np.random.default_rng(1).random((rows, size)) < 0.5
+    found = draw_address(
+        jnp.asarray(np.where(out, impossible, logs)), jax.random.split(jax.random.key(0), rows)
+    )
+    assert not out[np.arange(rows), np.asarray(found)].any()
 
 
 def test_usage_by_hand() -> None:

@@ -59,7 +59,7 @@ def test_a_row_of_few_shot_generation() -> None:
     ]
     (row,) = rows(found, "Few-shot generation, 45")
     assert row == {
-        "experiment": "`vma_few_shot` (maps 32, shots 2)",
+        "experiment": "`vma_few_shot` (maps 2x32, shots 2)",
         **{"ways": "8", "shots": "4", "NLL": "80.12 ± 0.50", "paper's best": "68.8"},
         **{"KL(a)": "2.50 ± 0.50", "KL(z)": "-", "same class": "75.0 ± 98.0%"},
         **{"samples": "50", "steps": "1,000"},
@@ -150,3 +150,50 @@ def test_pictures_of_what_there_is(tmp_path: Path) -> None:
     for name in names:
         content = (tmp_path / "figures" / f"{name}.png").read_bytes()
         assert content.startswith(b"\x89PNG")
+
+
+def test_other_splits_stay_out_of_the_tables() -> None:
+    found = [few_shot(value=70.0), few_shot(value=50.0, split="train")]
+    (row,) = rows(found, "Few-shot generation, 45")
+    assert row["NLL"].startswith("70.00")
+    protocol = {"ways": 5, "shots": 1, "episodes": 1000}
+    common = {"task": "classification", "metric": "accuracy_q", "value": 0.9, "protocol": protocol}
+    assert memory_tables.tables([record("vma_few_shot", split="train", **common)]) == []
+
+
+def test_models_without_addresses_have_no_kl_of_them(tmp_path: Path) -> None:
+    soft = {"changed": {"model.addressing": "soft"}}
+    found = [few_shot(metric, protocol=soft) for metric in ("nll", "kl_latent")]
+    assert memory_tables.draw(found, epath.Path(tmp_path)) == []
+
+
+def test_a_line_is_of_one_run_and_one_number_of_samples() -> None:
+    def over(*ways: int, **fields: Any) -> list[Record]:
+        return [few_shot(protocol={"ways": one}, **fields) for one in ways]
+
+    found = [*over(1, 2, value=9.0), *over(1, 2, value=8.0, steps=2000), *over(2, num_samples=500)]
+    lines = memory_tables._over(found, "ways")
+    assert lines == {"vma_few_shot, 4 shots, 50 samples": ([1, 2], [8.0, 8.0])}
+
+
+def test_kl_curves_are_of_models_that_are_otherwise_alike() -> None:
+    found = []
+    for shots, maps in ((2, [32, 32]), (4, [32, 32]), (8, [64, 64])):
+        changed = {"changed": {"sampler.shots": shots, "model.maps": maps}}
+        found += [
+            few_shot(metric, float(shots), protocol={"shots": shots, **changed})
+            for metric in ("nll", "kl_address", "kl_latent")
+        ]
+    curves = memory_tables._kl_curves(found)
+    assert curves["KL(a), vma_few_shot (maps 2x32)"] == ([2, 4], [2, 4])
+    assert curves["KL(z), vma_few_shot (maps 2x64)"] == ([8], [8])
+
+
+def test_more_images_count_more_than_more_samples_and_seeds_more_than_both() -> None:
+    def one(value: float, **fields: Any) -> Record:
+        return few_shot(value=value, **fields)
+
+    found = [one(1.0, num_images=9, num_samples=6000), one(2.0, num_images=90, num_samples=50)]
+    assert rows(found, "Few-shot generation, 45")[0]["NLL"].startswith("2.00")
+    found.append(one(3.0, num_images=9, num_samples=5, seeds=[0, 1, 2], stderr_seeds=0.5))
+    assert rows(found, "Few-shot generation, 45")[0]["NLL"] == "3.00 ± 0.25 ± 0.50 (3 seeds)"

@@ -55,7 +55,7 @@ def test_every_experiment_is_listed(
         (line,) = [line for line in lines if line.split()[:1] == [name]]
         reference = experiment.reference
         assert reference.paper in line and reference.table in line
-        assert reference.value is None or f"{reference.value:.2f} nats" in line
+        assert reference.value is None or f"{reference.value:.2f} {reference.metric}" in line
 
 
 def test_help_names_every_field_and_its_default(

@@ -270,6 +270,7 @@ def test_a_learned_memory_starts_at_its_scale() -> None:
         ({}, None, r"^Batch.context: found None, expected the memory's images"),
         ({}, (4, 2, 2, 1), r"^Batch.context: found images \(2, 2, 1\), expected \(3, 2, 1\)"),
         ({"memory_size": 0}, (3, *SHAPE), r"^model.memory_size: found 0, expected at least 1"),
+        ({"kind": "convolutional", "maps": (0,)}, (3, *SHAPE), r"^model.maps: found \(0,\)"),
         ({"memory_scale": -1.0}, (3, *SHAPE), r"^model.memory_scale: found -1.0"),
         ({"hidden": ()}, (3, *SHAPE), r"^model.hidden: found \(\), expected at least one layer"),
         (

@@ -12,12 +12,14 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 import train
-from eval import canvas, likelihood, samples
+from eval import canvas, few_shot, likelihood, samples
 from eval.__main__ import main
 from eval.canvas import draw
+from eval.likelihood import evaluate_split, make_evaluator
 from eval.run import open_run
 from memjax import configs, data
 from memjax.config import Experiment
+from memjax.data import Recall
 from memjax.errors import InputError
 from tests import eval_runs, runs
 
@@ -106,6 +108,17 @@ def test_evaluation_knows_the_labels(workdir: Path) -> None:
     # The ELBO of one sample each, and its two terms, of all samples.
     assert abs(gap) < 1.0
     assert found["log_likelihood"].value > found["elbo"].value
+
+    # Under any other labels the images are much less likely.
+    run = open_run(str(workdir), None)
+    split = run.dataset.splits["test"]
+    assert split.labels is not None
+    wrong = data.Split(split.images, (split.labels + 1) % CLASSES)
+    splits = {**run.dataset.splits, "test": wrong}
+    other = dataclasses.replace(run, dataset=dataclasses.replace(run.dataset, splits=splits))
+    evaluate = make_evaluator(other, 20, [1], 0, 0, 20)
+    of_wrong, _ = evaluate_split(other, evaluate, "test", 25, 25)
+    assert of_wrong.log_likelihood.mean() < found["log_likelihood"].value - 1
     assert samples(str(workdir), num_images=4).exists()
 
 
@@ -123,7 +136,7 @@ def test_chunks_and_batches_do_not_change_the_estimate(workdir: Path) -> None:
         ({"labels": (3, 10)}, "--labels: found 10, expected 0 to 9"),
         ({"labels": (-1,)}, "--labels: found -1, expected 0 to 9"),
         ({"num_images": 0}, "--num-images: found 0, expected at least 1"),
-        ({"output": "one.jpg"}, "one.jpg: found another ending, expected .png"),
+        ({"output": "one.jpg"}, "--output: found one.jpg, expected a name that ends in .png"),
     ],
 )
 def test_bad_options(conditional: Path, options: dict[str, Any], message: str) -> None:
@@ -169,6 +182,14 @@ def test_labels_that_a_data_set_does_not_have(tmp_path: Path) -> None:
     with pytest.raises(
         InputError, match=r"model.num_classes: found 10 with .*, which has no labels"
     ):
+        train.run(given, str(tmp_path / "run"))
+
+
+def test_classes_are_not_numbers_within_an_episode(conditional: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="sees the classes of its images, expected a model that"):
+        few_shot(str(conditional), (2,), (1,), num_episodes=1, num_samples=2)
+    given = dataclasses.replace(experiment("avme_digits_conditional"), sampler=Recall(150))
+    with pytest.raises(InputError, match="found 10 with Recall, whose labels are numbers within"):
         train.run(given, str(tmp_path / "run"))
 
 

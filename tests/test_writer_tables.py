@@ -1,5 +1,6 @@
 """The table and the picture of recurrent writers, from records alone."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,13 @@ def test_four_numbers_side_by_side() -> None:
     assert rows(found)[1]["paper"] == "-80.97 (elbo)" and rows(found)[1]["T"] == "64"
 
 
+def test_what_a_row_is_of() -> None:
+    (row,) = rows(evaluation("avme_mnist_conditional"))
+    assert row["experiment"] == "`avme_mnist_conditional`, given y"
+    moved = [dataclasses.replace(one, dataset="digits") for one in evaluation("avme_mnist")]
+    assert rows(moved)[0]["paper"] == "-"
+
+
 def test_runs_by_their_number_of_steps(tmp_path: Path) -> None:
     found = [one for steps in (32, 1) for one in evaluation("avme_digits", **changed(steps))]
     found += evaluation("avme_digits")
@@ -60,6 +68,9 @@ def test_runs_by_their_number_of_steps(tmp_path: Path) -> None:
     assert picture.endswith("(figures/writer_steps.png)")
     assert (tmp_path / "figures" / "writer_steps.png").read_bytes().startswith(b"\x89PNG")
     assert writer_tables.draw(evaluation("avme_digits"), epath.Path(tmp_path)) == []
+    wider = {"protocol": {**PROTOCOL, "changed": {"model.steps": 4, "model.latent": 20}}}
+    others = [*evaluation("avme_digits"), *evaluation("avme_digits", **wider)]
+    assert writer_tables.draw(others, epath.Path(tmp_path)) == []
 
 
 @pytest.mark.parametrize("longer_first", [False, True])
@@ -73,9 +84,11 @@ def test_the_run_that_was_trained_longest_is_shown(longer_first: bool) -> None:
 
 
 def test_what_has_not_run_is_listed_with_its_command(tmp_path: Path) -> None:
-    eval_records.write(tmp_path / "some.json", evaluation("avme_mnist"))
-    found = table_under(tables(str(tmp_path)), "Not run yet")
+    timed = record("draw_mnist", task="benchmark", metric="step_seconds")
+    shorter = evaluation("avme_digits", **changed(3))
+    eval_records.write(tmp_path / "some.json", [*evaluation("avme_mnist"), timed, *shorter])
+    found = table_under(tables(str(tmp_path)), "Not run yet as they are")
     commands = {row["experiment"].strip("`"): row["command"] for row in found}
     assert "avme_mnist" not in commands and "vae_mnist" not in commands
     assert commands["gmn_table1"] == "`python -m train gmn_table1 --workdir runs/gmn_table1`"
-    assert {"draw_mnist", "vma_table1"} <= set(commands)
+    assert {"draw_mnist", "avme_digits", "vma_table1"} <= set(commands)

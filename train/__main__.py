@@ -90,7 +90,7 @@ def _listing() -> str:
     rows = [("experiment", "paper", "table", "expected", "epochs")]
     for name, experiment in configs.EXPERIMENTS.items():
         reference = experiment.reference
-        expected = "-" if reference.value is None else f"{reference.value:.2f} nats"
+        expected = "-" if reference.value is None else f"{reference.value:.2f} {reference.metric}"
         epochs = str(reference.epochs or experiment.train.num_epochs)
         rows.append((name, reference.paper, reference.table, expected, epochs))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]

@@ -55,8 +55,8 @@ def check_fields(experiment: Experiment) -> None:
         if not 0 < number < math.inf:
             raise InputError(f"{name}: found {number}, expected more than 0, and finite")
     for name, number in not_negative.items():
-        if not number >= 0:
-            raise InputError(f"{name}: found {number}, expected at least 0")
+        if not 0 <= number < math.inf:
+            raise InputError(f"{name}: found {number}, expected at least 0, and finite")
     for name, decay in (("b1", experiment.optimizer.b1), ("b2", experiment.optimizer.b2)):
         if not 0 <= decay < 1:
             raise InputError(f"optimizer.{name}: found {decay}, expected at least 0, less than 1")
@@ -97,6 +97,11 @@ def _check_classes(experiment: Experiment, dataset: Dataset) -> None:
     labels = dataset.splits["train"].labels
     if not classes:
         return
+    if not isinstance(experiment.sampler, Epochs):
+        raise InputError(
+            f"model.num_classes: found {classes} with {type(experiment.sampler).__name__}, whose "
+            "labels are numbers within an episode, expected 0 or the sampler Epochs"
+        )
     if labels is None:
         raise InputError(
             f"model.num_classes: found {classes} with {dataset.name}, which has no labels, "

@@ -14,7 +14,7 @@ then `python -m eval recall`, `memory`, `few-shot` and `classification`. Other s
 
 The paper gives Adam, a learning rate of 1e-4 or 3e-4, batches of 32 and K = 4. It has separate
 networks embed images and entries, says that shared ones do as well, and sees recall begin after
-100,000 steps. With shared ones it begins after 2,000, so those are the default here;
+100,000 steps. With shared ones it begins after 2,000, so `vma_recall` has those;
 `--model.embeddings separate` is the other way.
 """
 

@@ -411,6 +411,10 @@ class VMA(nn.Module):
             raise InputError(
                 f"model.hidden: found {self.hidden}, expected at least one layer of at least 1 unit"
             )
+        if self.kind == "convolutional" and (not self.maps or min(self.maps) < 1):
+            raise InputError(
+                f"model.maps: found {self.maps}, expected at least one convolution of some maps"
+            )
         vectors = self.memory == "learned" and self.kind == "dense"
         if self.embeddings == "shared" and vectors:
             raise InputError(

@@ -78,8 +78,9 @@ class Writer(nn.Module):
             authors' code and of DRAW, or the `canvas` itself (equation 10).
         decoder_feedback: whether it sees the decoder's last hidden state too (equation 10).
         output: what adds to the canvas: a `linear` layer on the decoder's hidden state, as in
-            DRAW, or the hidden state of another `lstm` with a unit for each pixel (equation 13
-            and the authors' code), which bounds the canvas to -T and T.
+            DRAW, or the hidden state of another `lstm` with a unit for each pixel, as in the
+            authors' code, which bounds the canvas to -T and T. Equation 13 adds a hidden state
+            too, and does not say of how many layers.
         attention: `none`, or `gaussian` windows that read the image and the canvas and write a
             patch, as in DRAW.
         read_size: N of the N x N window that reads.
