@@ -12,13 +12,22 @@ from .evaluations import DASH, Evaluation, Line, evaluations, name, percent, tab
 from .records import Record
 
 
-def tables(found: list[Record]) -> list[str]:
-    """Markdown of every table that there are records for."""
+def tables(found: list[Record], short: bool = False) -> list[str]:
+    """Markdown of every table that there are records for.
+
+    Args:
+        found: records.
+        short: leave out the rows with another number of classes or images in memory than in the
+            paper's training, and shots that are counted in all.
+    """
+    few_shot = _of_26(found)
+    if short:
+        few_shot = [group for group in few_shot if _ways_and_shots(group["nll"])[1:] == (8, 4)]
     made = (
         _recall_table(found),
         _learned_table(found),
-        _few_shot_table(found),
-        _table_1(found),
+        _few_shot_table(few_shot),
+        "" if short else _table_1(found),
         _classification_table(found),
     )
     return [table for table in made if table]
@@ -75,7 +84,7 @@ def _learned_table(found: list[Record]) -> str:
     return table("Learned memory, nats:", (*head, *more, *_SAID), rows)
 
 
-def _few_shot_table(found: list[Record]) -> str:
+def _few_shot_table(groups: list[Evaluation]) -> str:
     head = ("experiment", "ways", "shots", "NLL", "paper's best", "KL(a)", "KL(z)", "same class")
     rows = [
         (
@@ -89,7 +98,7 @@ def _few_shot_table(found: list[Record]) -> str:
             percent(group, "same_class"),
             *_said(group["nll"]),
         )
-        for group in _of_26(found)
+        for group in groups
     ]
     title = (
         "Few-shot generation, 45 and 5 alphabets of Omniglot in 26x26, shots per class, memory and "
@@ -187,7 +196,9 @@ def _number(found: float | None) -> str:
 
 def draw(found: list[Record], folder: epath.Path) -> list[str]:
     """Draw every picture that there are records for; returns them in Markdown."""
-    ways, shots = _over(found, "ways"), _over(found, "shots")
+    shots = _over(found, "shots")
+    # From one class on, so that the ideal stands beside it.
+    ways = {title: line for title, line in _over(found, "ways").items() if line[0][0] == 1}
     pictures = {
         "recall": (_recall_curves(found), "epoch", "nats", "linear"),
         "few_shot_ways": (with_ideal(ways), "classes in memory", "NLL, nats", "log"),

@@ -76,7 +76,7 @@ def tables(results: str = "results", readme: str | None = None) -> str:
     )
     _write(folder / "README.md", page + "\n")
     if readme is not None:
-        of_others = [*memory_tables.tables(found), *writer_tables.tables(found)]
+        of_others = [*memory_tables.tables(found, short=True), *writer_tables.tables(found)]
         insert(epath.Path(readme), "\n\n".join([likelihoods, *of_others]))
     print(folder / "README.md")
     return page

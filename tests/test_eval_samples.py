@@ -188,8 +188,6 @@ def test_pictures_of_no_images_are_refused(evaluated: Path, tmp_path: Path, numb
 
 @pytest.mark.parametrize("name", ["picture.pdf", "picture"])
 def test_pictures_are_png(evaluated: Path, tmp_path: Path, name: str) -> None:
-    with pytest.raises(
-        InputError, match=rf"^--output: found .*{name}, expected a name that ends in \.png"
-    ):
+    with pytest.raises(InputError, match=rf"^--output: found .*{name}, expected a name"):
         compare((str(evaluated),), output=str(tmp_path / name), num_images=2)
     assert not list(tmp_path.iterdir())

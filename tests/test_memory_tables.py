@@ -197,3 +197,11 @@ def test_more_images_count_more_than_more_samples_and_seeds_more_than_both() -> 
     assert rows(found, "Few-shot generation, 45")[0]["NLL"].startswith("2.00")
     found.append(one(3.0, num_images=9, num_samples=5, seeds=[0, 1, 2], stderr_seeds=0.5))
     assert rows(found, "Few-shot generation, 45")[0]["NLL"] == "3.00 ± 0.25 ± 0.50 (3 seeds)"
+
+
+def test_the_short_form_has_the_papers_episodes_alone() -> None:
+    found = [few_shot(), few_shot(protocol={"ways": 144}), few_shot(protocol=OF_SETS)]
+    (table,) = memory_tables.tables(found, short=True)
+    (row,) = table_under(table, "Few-shot generation, 45")
+    assert (row["ways"], row["shots"]) == ("8", "4")
+    assert len(memory_tables.tables(found)) == 2
