@@ -81,6 +81,13 @@ def _learned_table(found: list[Record]) -> str:
                 *_said(one),
             )
         )
+    # The matched VAEs have no addresses to measure.
+    for group in evaluations(found, "likelihood", "log_likelihood"):
+        one = group["log_likelihood"]
+        if one.experiment in MATCHED:
+            nll, latent = value(group, "log_likelihood", sign=-1), value(group, "kl_latent")
+            dashes = (DASH,) * 6
+            rows.append((name(one), one.split, DASH, nll, *dashes, latent, DASH, *_said(one)))
     return table("Learned memory, nats:", (*head, *more, *_SAID), rows)
 
 
@@ -184,6 +191,7 @@ def _classification_table(found: list[Record]) -> str:
 
 
 _SAID = ("samples", "steps")
+MATCHED = ("vae_learned_mnist", "vae_learned_omniglot")
 
 
 def _said(one: Record) -> tuple[str, ...]:
