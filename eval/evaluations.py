@@ -51,7 +51,7 @@ def _effort(one: Record) -> tuple[float, ...]:
     return (one.steps or 0, len(one.seeds), one.num_images or 0, one.num_samples or 0)
 
 
-def table(title: str, head: Sequence[str], rows: list[tuple[str, ...]]) -> str:
+def table(title: str, head: Sequence[str], rows: Sequence[tuple[str, ...]]) -> str:
     """Markdown of a table under its title; nothing without rows."""
     return f"{title}\n\n{markdown([tuple(head), *rows])}" if rows else ""
 
@@ -91,3 +91,9 @@ def percent(group: Evaluation, metric: str) -> str:
     one = group[metric]
     interval = "" if one.stderr is None else f" ± {196 * one.stderr:.1f}"
     return f"{100 * (one.value or 0.0):.1f}{interval}%"
+
+
+def commit(commits: str | None, dirty: bool | None) -> str:
+    """Short names of commits, joined by semicolons in records."""
+    short = ", ".join(one[:10] for one in (commits or DASH).split("; "))
+    return short + (" (changed)" if dirty else "")

@@ -9,22 +9,15 @@ from memjax.config import Experiment
 from memjax.configs import mem_vae
 from memjax.errors import InputError
 
-from . import memory_tables, records, writer_tables
+from . import benchmark_tables, memory_tables, records, writer_tables
+from .evaluations import commit
 from .evaluations import name as name_of
 from .records import Record
 from .text import markdown
 
 Variant = tuple[Experiment, str]  # and the order of its split
 DASH = "-"
-BENCHMARKS = {
-    "epoch_seconds": "an epoch of training",
-    "start_seconds": "start of a process to the checkpoint after its first step",
-    "step_seconds": "a step of training",
-    "step_seconds_torch_eager": "a step of the same model in PyTorch, eager",
-    "step_seconds_torch_compiled": "a step of the same model in PyTorch, compiled",
-}
 OF_RUNS = ("likelihood", "recall", "few_shot", "classification", "memory")
-OVER_MEMORY = "step_seconds_by_memory"  # curves of benchmarks.addressing
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 AFTER_TRAINING = """A row is filled by the command in it, and then:
 
@@ -68,8 +61,8 @@ def tables(results: str = "results", readme: str | None = None) -> str:
             *writer_tables.draw(found, folder),
             *_open_table(found),
             _batch_norm_table(found),
-            *_benchmark_tables(found),
-            *_addressing(found, folder),
+            *benchmark_tables.tables(found),
+            *benchmark_tables.draw(found, folder),
             _parameters_table(found),
             _runs_table(found),
         ]
@@ -287,73 +280,6 @@ def _parameters_table(found: list[Record]) -> str:
     return f"Number of parameters:\n\n{markdown(rows)}"
 
 
-def _benchmark_tables(found: list[Record]) -> list[str]:
-    rows = [("experiment", "what", "seconds", "rounds", "hardware", "commit")]
-    # The newest of each, whatever its number of rounds.
-    newest = {
-        (one.experiment, one.metric, str(one.protocol.get("changed"))): one
-        for one in found
-        if one.task == "benchmark" and one.value is not None
-    }
-    rows += [
-        (
-            f"`{one.experiment}`",
-            BENCHMARKS.get(one.metric, one.metric) + _changed(one),
-            _seconds(one.value or 0.0),
-            str(one.protocol.get("rounds", DASH)),
-            str(one.hardware),
-            _commit(one.commit, one.dirty),
-        )
-        for one in newest.values()
-    ]
-    return [f"Times, medians of alternating rounds:\n\n{markdown(rows)}"] if len(rows) > 1 else []
-
-
-def _changed(one: Record) -> str:
-    """The fields that were changed, as the command line takes them."""
-    changed = one.protocol.get("changed", {})
-    values = {name: v if isinstance(v, list | tuple) else [v] for name, v in changed.items()}
-    return "".join(f", `--{name} {' '.join(map(str, v))}`" for name, v in values.items())
-
-
-def _seconds(value: float) -> str:
-    return f"{value:.2f}" if value >= 1 else f"{value:.3g}"
-
-
-def _addressing(found: list[Record], folder: epath.Path) -> list[str]:
-    """A picture and a table of the seconds of a step over the number of memory entries."""
-    # The newest of each.
-    curves = {one.protocol["curve"]: one for one in found if one.metric == OVER_MEMORY}
-    if not curves:
-        return []
-    lines = {name: (one.x or [], one.values or []) for name, one in curves.items()}
-    picture = "figures/addressing_speed.png"
-    figure = plots.curves(lines, "entries in memory", "seconds of a step", logarithmic=True)
-    plots.save(figure, folder / picture)
-    seconds = {name: dict(zip(*line, strict=True)) for name, line in lines.items()}
-    rows = [("entries", *seconds)]
-    for size in sorted({size for of_curve in seconds.values() for size in of_curve}):
-        cells = [_seconds(one[size]) if size in one else DASH for one in seconds.values()]
-        rows.append((f"{size:,.0f}", *cells))
-    return [
-        "Seconds of a training step over the number of entries in memory, hard addressing with "
-        f"K = 4 and soft attention with K = 1:\n\n{markdown(rows)}",
-        *(_crossing(name, seconds) for name in seconds if not name.endswith("hard")),
-        f"![Seconds of a step over the number of entries in memory]({picture})",
-    ]
-
-
-def _crossing(soft: str, seconds: dict[str, dict[float, float]]) -> str:
-    """From which size on hard addressing is faster than this soft attention."""
-    kind = soft.partition(",")[0]
-    hard = seconds.get(f"{kind}, hard", {})
-    slower = [size for size, value in seconds[soft].items() if value <= hard.get(size, value)]
-    later = [size for size in hard if size > max(slower, default=0.0)]
-    if not later:
-        return f"Hard addressing against {soft}: not faster at the largest size."
-    return f"Hard addressing against {soft}: faster from {min(later):,.0f} entries on."
-
-
 def _runs_table(found: list[Record]) -> str:
     head = (
         *("experiment", "seeds", "steps", "trained on", "seconds", "trained at commit"),
@@ -380,15 +306,10 @@ def _run_row(title: str, one: Record) -> tuple[str, ...]:
         f"{one.steps:,}",
         str(trained.get("hardware", DASH)),
         f"{trained.get('seconds', 0):,.0f}",
-        _commit(trained.get("commit"), trained.get("dirty")),
+        commit(trained.get("commit"), trained.get("dirty")),
         f"batch norm: {batch_norm or 'none'}, {precision}, {versions}",
-        _commit(one.commit, one.dirty),
+        commit(one.commit, one.dirty),
     )
-
-
-def _commit(commits: str | None, dirty: bool | None) -> str:
-    short = ", ".join(one[:10] for one in (commits or DASH).split("; "))
-    return short + (" (changed)" if dirty else "")
 
 
 def _write(path: epath.Path, text: str) -> None:

@@ -1,0 +1,133 @@
+"""The tables and the picture of benchmarks, from their records: seconds and memory of a step."""
+
+from etils import epath
+
+from memjax import plots
+
+from .evaluations import DASH, commit, table
+from .records import Record
+
+TIMES = {
+    "epoch_seconds": "an epoch of training",
+    "start_seconds": "start of a process to the checkpoint after its first step",
+    "step_seconds": "a step of training",
+    "step_seconds_torch_eager": "a step of the same model in PyTorch, eager",
+    "step_seconds_torch_compiled": "a step of the same model in PyTorch, compiled",
+}
+OVER_ENTRIES = "step_seconds_by_memory"  # curves of benchmarks.addressing
+OVER_STEPS = "gradient_gib_by_steps"  # curves of benchmarks.writing
+Curves = dict[str, dict[float, float]]
+
+
+def tables(found: list[Record]) -> list[str]:
+    """Markdown of every table that there are records for."""
+    made = (_times(found), _over_entries(found), *_crossings(found), _over_steps(found))
+    return [table for table in made if table]
+
+
+def draw(found: list[Record], folder: epath.Path) -> list[str]:
+    """Draw seconds of a step over entries in memory; returns the picture in Markdown."""
+    curves = _curves_over_entries(found)
+    if not curves:
+        return []
+    lines = {name: (list(of), list(of.values())) for name, of in curves.items()}
+    picture = "figures/addressing_speed.png"
+    figure = plots.curves(lines, "entries in memory", "seconds of a step", logarithmic=True)
+    plots.save(figure, folder / picture)
+    return [f"![Seconds of a step over the number of entries in memory]({picture})"]
+
+
+def _times(found: list[Record]) -> str:
+    head = ("experiment", "what", "seconds", "rounds", "hardware", "commit")
+    # The newest of each, whatever its number of rounds.
+    newest = {
+        (one.experiment, one.metric, str(one.protocol.get("changed"))): one
+        for one in found
+        if one.task == "benchmark" and one.value is not None
+    }
+    rows = [
+        (
+            f"`{one.experiment}`",
+            TIMES.get(one.metric, one.metric) + _changed(one),
+            _seconds(one.value or 0.0),
+            str(one.protocol.get("rounds", DASH)),
+            str(one.hardware),
+            commit(one.commit, one.dirty),
+        )
+        for one in newest.values()
+    ]
+    return table("Times, medians of alternating rounds:", head, rows)
+
+
+def _changed(one: Record) -> str:
+    """The fields that were changed, as the command line takes them."""
+    changed = one.protocol.get("changed", {})
+    values = {name: v if isinstance(v, list | tuple) else [v] for name, v in changed.items()}
+    return "".join(f", `--{name} {' '.join(map(str, v))}`" for name, v in values.items())
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.2f}" if value >= 1 else f"{value:.3g}"
+
+
+def _curves_over_entries(found: list[Record]) -> Curves:
+    # The newest of each.
+    return {one.protocol["curve"]: _points(one) for one in found if one.metric == OVER_ENTRIES}
+
+
+def _points(one: Record) -> dict[float, float]:
+    return dict(zip(one.x or [], one.values or [], strict=True))
+
+
+def _over_entries(found: list[Record]) -> str:
+    curves = _curves_over_entries(found)
+    sizes = sorted({size for of_curve in curves.values() for size in of_curve})
+    rows = [
+        (
+            f"{size:,.0f}",
+            *(_seconds(one[size]) if size in one else DASH for one in curves.values()),
+        )
+        for size in sizes
+    ]
+    title = (
+        "Seconds of a training step over the number of entries in memory, hard addressing with "
+        "K = 4 and soft attention with K = 1:"
+    )
+    return table(title, ("entries", *curves), rows)
+
+
+def _crossings(found: list[Record]) -> list[str]:
+    curves = _curves_over_entries(found)
+    return [_crossing(name, curves) for name in curves if not name.endswith("hard")]
+
+
+def _crossing(soft: str, seconds: Curves) -> str:
+    """From which size on hard addressing is faster than this soft attention."""
+    kind = soft.partition(",")[0]
+    hard = seconds.get(f"{kind}, hard", {})
+    slower = [size for size, value in seconds[soft].items() if value <= hard.get(size, value)]
+    later = [size for size in hard if size > max(slower, default=0.0)]
+    if not later:
+        return f"Hard addressing against {soft}: not faster at the largest size."
+    return f"Hard addressing against {soft}: faster from {min(later):,.0f} entries on."
+
+
+def _over_steps(found: list[Record]) -> str:
+    """What rematerialisation saves of a gradient's memory."""
+    # The newest of each.
+    curves = {
+        bool(one.protocol["changed"].get("model.rematerialise")): _points(one)
+        for one in found
+        if one.metric == OVER_STEPS
+    }
+    whole, again = curves.get(False, {}), curves.get(True, {})
+    rows = [
+        (f"{steps:.0f}", f"{whole[steps]:.2f}", f"{again[steps]:.2f}", _ratio(whole, again, steps))
+        for steps in sorted(whole.keys() & again.keys())
+    ]
+    title = "GiB that the gradient of `avme_mnist` at K = 5 holds, over T:"
+    return table(title, ("T", "kept", "`--model.rematerialise True`", "ratio"), rows)
+
+
+def _ratio(whole: dict[float, float], again: dict[float, float], steps: float) -> str:
+    return f"{whole[steps] / again[steps]:.1f}"
