@@ -264,6 +264,25 @@ def test_seconds_over_memory_are_drawn_and_shown(results: Path) -> None:
     assert (results / "figures" / "addressing_speed.png").read_bytes().startswith(b"\x89PNG")
 
 
+def gradient(values: list[float], **changed: object) -> eval_records.Record:
+    return step_seconds(
+        metric="gradient_gib_by_steps",
+        value=None,
+        protocol={"changed": {"objective.num_samples": 5, **changed}},
+        x=[16, 64],
+        values=values,
+    )
+
+
+def test_what_rematerialisation_saves_is_a_ratio(results: Path) -> None:
+    again = gradient([0.1, 0.25], **{"model.rematerialise": True})
+    page = page_of(results, gradient([9.0, 9.0]), gradient([0.4, 1.5]), again)
+    rows = table_under(page, "GiB that the gradient")
+    assert [row["T"] for row in rows] == ["16", "64"]
+    assert [row["kept"] for row in rows] == ["0.40", "1.50"]
+    assert [row["ratio"] for row in rows] == ["4.0", "6.0"]
+
+
 def test_no_curves_no_picture(results: Path) -> None:
     assert "figures" not in page_of(results, record())
     assert not (results / "figures").exists()
