@@ -61,7 +61,14 @@ LEARNED_OMNIGLOT = dataclasses.replace(
     LEARNED_MNIST,
     name="vma_learned_omniglot",
     reference=Reference(PAPER, "Section 4.2"),
-    model=VMA(memory="learned", kind="convolutional", maps=(32,) * 6, hidden=(256,), latent=64),
+    model=VMA(
+        memory="learned",
+        memory_scale=1 / 16,
+        kind="convolutional",
+        maps=(32,) * 6,
+        hidden=(256,),
+        latent=64,
+    ),
     dataset="omniglot28_by_drawing",
     optimizer=dataclasses.replace(ADAM, weight_decay=3e-4, undecayed=("memory",)),
 )
