@@ -4,6 +4,7 @@ from .canvas import canvas
 from .classification import classification
 from .compare import compare
 from .few_shot import few_shot
+from .imputation import imputation
 from .likelihood import likelihood
 from .memory import memory
 from .parameters import parameters
@@ -17,6 +18,7 @@ __all__ = [
     "classification",
     "compare",
     "few_shot",
+    "imputation",
     "likelihood",
     "memory",
     "parameters",

@@ -55,7 +55,7 @@ def compare(
                 f"{run.workdir}: is of other images than {first.workdir}, expected runs on the "
                 "same data, divided alike"
             )
-    table = columns([_HEAD, *(_row(run, first, name) for run, name in _named(runs))])
+    table = columns([_HEAD, *(_row(run, first, name) for run, name in named(runs))])
     path = epath.Path(output)
     save_figure(plots.panels(_panels(runs, num_images)), path)
     print(f"{table}\n\npicture: {path}")
@@ -68,7 +68,7 @@ _HEAD = (
 )
 
 
-def _named(runs: list[Run]) -> list[tuple[Run, str]]:
+def named(runs: list[Run]) -> list[tuple[Run, str]]:
     """Runs by their experiments, or by their folders where an experiment is there twice."""
     names = [run.experiment.name for run in runs]
     if len(set(names)) < len(names):
@@ -130,7 +130,7 @@ def _likelihood(run: Run) -> Record:
 
 def _panels(runs: list[Run], num_images: int) -> dict[str, np.ndarray]:
     panels: dict[str, np.ndarray] = {}
-    for run, name in _named(runs):
+    for run, name in named(runs):
         drawn = pictures(with_statistics(run, "pass")[0], num_images)
         panels.setdefault("test images", drawn["test images"])
         panels[f"{name}: reconstructions"] = drawn["reconstructions"]

@@ -71,6 +71,7 @@ STREAMS = (
     "sampler",
     "validation_sampler",
     "evaluation_sampler",
+    "imputation",
 )
 
 

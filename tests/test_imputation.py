@@ -1,0 +1,258 @@
+"""Imputation: the Markov chain against a loop, masks, and eval imputation."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+from eval import imputation, records
+from eval.imputation import fixed_mask
+from eval.run import open_run
+from memjax import data, sampling, training
+from memjax.configs import published
+from memjax.errors import InputError
+from memjax.evaluation.imputation import impute, missing_at_random
+from memjax.types import Array, Batch
+from tests import eval_runs, tiny
+
+KEY = jax.random.key(3)
+MODEL = tiny.mem_vae()
+VARIABLES = tiny.variables(MODEL)
+BATCH = tiny.batch(5)
+MISSING = jnp.asarray(np.random.default_rng(1).random((5, *tiny.IMAGE_SHAPE)) < 0.5)
+
+_impute = tiny.quick_jit(impute, static_argnums=(0, 5, 6))
+
+
+# ---- the chain
+
+
+@tiny.quick_jit
+def in_training(batch: Batch, keys: Array) -> Array:
+    """Reconstructions by a network that normalises its layers by this batch, as in training."""
+
+    def means(module: Any, batch: Batch, keys: Array) -> Array:
+        z = module._draw(module.encode(batch, True), keys)
+        return module._image_distribution(module._decode(z, True)[0].output).mean()
+
+    return MODEL.apply(VARIABLES, batch, keys, method=means, mutable=["batch_stats"])[0]
+
+
+@pytest.mark.parametrize("of_batch", [False, True])
+def test_chain_is_that_of_a_loop(of_batch: bool) -> None:
+    last, errors = _impute(MODEL, VARIABLES, BATCH, MISSING, KEY, 4, of_batch)
+    assert errors.shape == (4, 5)
+    guess = _impute(MODEL, VARIABLES, BATCH, MISSING, KEY, 0, of_batch)[0]
+    for number in range(1, 5):
+        seen = Batch(guess, BATCH.index)
+        key = jax.random.fold_in(KEY, number)
+        if of_batch:
+            means = in_training(seen, sampling.example_keys(key, BATCH.index))
+        else:
+            means = tiny.reconstruct(MODEL, VARIABLES, seen, key)
+        guess = jnp.where(MISSING, means, BATCH.images)
+        expected = [float(((guess[i] - BATCH.images[i])[MISSING[i]] ** 2).sum()) for i in range(5)]
+        np.testing.assert_allclose(errors[number - 1], expected, rtol=1e-4)
+    np.testing.assert_allclose(last, guess, rtol=1e-4, atol=1e-5)
+
+
+def test_first_guess_is_noise_where_pixels_are_missing() -> None:
+    first = _impute(MODEL, VARIABLES, BATCH, MISSING, KEY, 0)[0]
+    np.testing.assert_array_equal(first[~MISSING], BATCH.images[~MISSING])
+    noise = np.asarray(first[MISSING])
+    assert len(np.unique(noise)) == len(noise)
+    assert noise.min() > 0
+    assert noise.max() < 1
+
+
+def test_what_is_seen_stays_and_the_batch_is_not_part_of_the_answer() -> None:
+    whole, errors = _impute(MODEL, VARIABLES, BATCH, MISSING, KEY, 3)
+    np.testing.assert_array_equal(whole[~MISSING], BATCH.images[~MISSING])
+    part = Batch(BATCH.images[2:], BATCH.index[2:])
+    alone, alone_errors = _impute(MODEL, VARIABLES, part, MISSING[2:], KEY, 3)
+    np.testing.assert_allclose(alone, whole[2:], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(alone_errors, errors[:, 2:], rtol=1e-5)
+
+
+def test_a_model_that_knows_the_image_makes_no_error() -> None:
+    """p(x | z) of a decoder without input is the same whatever is seen."""
+    params = jax.tree.map(jnp.zeros_like, VARIABLES["params"])
+    silent = {**VARIABLES, "params": params}
+    half = Batch(jnp.full_like(BATCH.images, 0.5), BATCH.index)
+    last, errors = _impute(MODEL, silent, half, MISSING, KEY, 2)
+    np.testing.assert_array_equal(last, 0.5)
+    np.testing.assert_array_equal(errors, 0)
+
+
+# ---- masks
+
+
+def test_missing_at_random_is_of_the_place_and_all_channels() -> None:
+    index = jnp.arange(500)
+    missing = np.asarray(missing_at_random(KEY, index, (6, 5, 3), 0.6))
+    assert missing.shape == (500, 6, 5, 3)
+    assert (missing == missing[..., :1]).all()
+    assert missing.mean() == pytest.approx(0.6, abs=0.02)  # four standard errors
+    again = missing_at_random(KEY, index[100:110], (6, 5, 3), 0.6)
+    np.testing.assert_array_equal(again, missing[100:110])
+
+
+def test_masks_by_name() -> None:
+    middle = fixed_mask("rect-12", (28, 28, 1))
+    assert isinstance(middle, np.ndarray)
+    assert middle.shape == (28, 28, 1)
+    assert middle.sum() == 144
+    assert middle[8:20, 8:20].all()
+    left = fixed_mask("half", (4, 6, 3))
+    assert isinstance(left, np.ndarray)
+    assert left[:, :3].all()
+    assert not left[:, 3:].any()
+    assert fixed_mask("rand-0.6", (28, 28, 1)) == 0.6
+    assert fixed_mask("rand-1", (28, 28, 1)) == 1
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 2)])
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.float32])
+def test_mask_of_ones_own(tmp_path: Path, shape: tuple[int, ...], dtype: type) -> None:
+    mask: np.ndarray = np.zeros(shape, dtype)
+    mask[1, 2] = 1
+    np.save(tmp_path / "own.npy", mask)
+    found = fixed_mask(str(tmp_path / "own.npy"), (4, 3, 2))
+    assert isinstance(found, np.ndarray)
+    expected = np.zeros((4, 3, 2), bool)
+    expected[1, 2] = True
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        ("rect-9", "--mask: found rect-9, expected rect-1 to rect-8 in images of 8x8"),
+        ("rect-0", "--mask: found rect-0, expected rect-1 to rect-8"),
+        ("rand-0", "--mask: found rand-0, expected a probability above 0 and up to 1"),
+        ("rand-1.5", "expected a probability above 0"),
+        ("left", "--mask: found left, expected rect-N, rand-P, half or the path of an .npy file"),
+        ("nowhere.npy", "nowhere.npy: cannot be read as an .npy file"),
+    ],
+)
+def test_masks_that_cannot_be(mask: str, said: str) -> None:
+    with pytest.raises(InputError, match=said.replace("(", r"\(")):
+        fixed_mask(mask, (8, 8, 1))
+
+
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        (np.ones((8, 9), bool), "found a mask of (8, 9), expected (8, 8) or (8, 8, 1)"),
+        (np.full((8, 8), 2), "found other values, expected 0 and, where it is missing, 1"),
+        (np.zeros((8, 8)), "found other values"),
+        (np.full((8, 8), "x"), "found other values"),
+    ],
+)
+def test_files_that_cannot_be_masks(tmp_path: Path, mask: np.ndarray, said: str) -> None:
+    path = tmp_path / "own.npy"
+    np.save(path, mask)
+    with pytest.raises(InputError) as caught:
+        fixed_mask(str(path), (8, 8, 1))
+    assert str(caught.value).startswith(f"{path}: {said}")
+
+
+def test_file_that_is_no_array(tmp_path: Path) -> None:
+    path = tmp_path / "own.npy"
+    path.write_text("not an array")
+    with pytest.raises(InputError, match=r"cannot be read as an \.npy file"):
+        fixed_mask(str(path), (8, 8, 1))
+
+
+# ---- eval imputation
+
+
+@pytest.fixture
+def workdirs(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Iterator[list[str]]:
+    base = tmp_path_factory.getbasetemp()
+    with eval_runs.one_device():
+        yield [
+            str(eval_runs.copy(eval_runs.trained(base, seed), tmp_path / f"run_{seed}"))
+            for seed in (0, 1)
+        ]
+
+
+def test_runs_are_measured_and_shown(workdirs: list[str]) -> None:
+    written = imputation(tuple(workdirs), mask="half", num_passes=5, max_images=30)
+    for workdir, (mean, curve) in zip(workdirs, (written[:2], written[2:]), strict=True):
+        kept = records.load(open_run(workdir, None).workdir / "results.json")
+        assert [one.identity for one in kept] == [mean.identity, curve.identity]
+        assert (mean.task, mean.metric, mean.num_images) == ("imputation", "mse", 30)
+        assert mean.protocol["mask"] == "half"
+        assert (mean.protocol["batch_norm"], mean.protocol["batch_size"]) == ("batch", 1000)
+        assert (curve.metric, curve.x) == ("mse_by_pass", [1, 2, 3, 4, 5])
+        assert curve.values is not None
+        assert mean.value == pytest.approx(curve.values[-1], rel=1e-5)
+        assert mean.value is not None
+        assert mean.stderr is not None
+        assert 0 < mean.stderr < mean.value
+    assert written[0].value != written[2].value  # two seeds of training
+    with Image.open(Path(workdirs[0]) / "imputation_half.png") as picture:
+        assert picture.width > 3 * picture.height  # four panels
+
+
+def test_error_is_that_of_the_chain(workdirs: list[str]) -> None:
+    """Of grey images whose left half is missing, with the statistics of training."""
+    found = imputation(
+        (workdirs[0],), mask="half", num_passes=3, max_images=20, batch_norm="moving_average"
+    )
+    run = open_run(workdirs[0], None)
+    images = data.load("digits").splits["test"].images[:20]
+    batch = Batch(jnp.asarray(images, jnp.float32) / run.dataset.maximum, jnp.arange(20))
+    missing = jnp.zeros((8, 8, 1), bool).at[:, :4].set(True)
+    key = jax.random.fold_in(training.stream(0, "imputation"), 1)
+    _, errors = jax.jit(impute, static_argnums=(0, 5))(
+        run.model, run.variables, batch, missing, key, 3
+    )
+    per_image = np.asarray(errors[-1], np.float64) / 32
+    assert found[0].value == pytest.approx(per_image.mean(), rel=1e-4)
+    assert found[0].stderr == pytest.approx(per_image.std(ddof=1) / np.sqrt(20), rel=1e-4)
+    assert "batch_size" not in found[0].protocol
+
+
+def test_batches_matter_with_their_statistics_alone(workdirs: list[str]) -> None:
+    def mse(**options: Any) -> float:
+        found = imputation((workdirs[0],), "rand-0.5", 2, 30, **options)[0].value
+        assert found is not None
+        return found
+
+    fixed = mse(batch_norm="pass", batch_size=7)
+    assert fixed == pytest.approx(mse(batch_norm="pass", batch_size=30), rel=1e-5)
+    assert mse(batch_size=7) != pytest.approx(mse(batch_size=30), rel=1e-3)
+
+
+def test_mask_that_leaves_nothing_out(workdirs: list[str]) -> None:
+    with pytest.raises(InputError, match=r"--mask: rand-0\.00001 left no pixel out"):
+        imputation((workdirs[0],), "rand-0.00001", 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"workdirs": ()}, "imputation: found no workdirs, expected at least one"),
+        ({"num_passes": 0}, "--num-passes: found 0, expected at least 1"),
+        ({"batch_size": 0}, "--batch-size: found 0, expected at least 1"),
+        ({"batch_norm": "none"}, "--batch-norm: found 'none', expected one of"),
+        ({"output": "a.jpg"}, "--output: found a.jpg, expected a name that ends in .png"),
+    ],
+)
+def test_options_that_cannot_be(workdirs: list[str], options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        imputation(**{"workdirs": (workdirs[0],), **options})
+    assert str(caught.value).startswith(said)
+
+
+def test_published_values_are_those_of_table_2() -> None:
+    assert published.imputation_mse("mem_vae_mnist", "rect-12") == 0.1362
+    assert published.imputation_mse("mem_vae_mnist", "rect-11") is None
+    assert published.imputation_mse("vae_ocr", "half") is None
