@@ -12,10 +12,11 @@ then `python -m eval recall`, `memory`, `few-shot` and `classification`. Other s
 `--model.prior flat`, `--model.similarity cosine`. The paper's best soft attention sees
 `--sampler.ways 2 --sampler.shots 16`.
 
-The paper gives Adam, a learning rate of 1e-4 or 3e-4, batches of 32 and K = 4. It has separate
-networks embed images and entries, says that shared ones do as well, and sees recall begin after
-100,000 steps. With shared ones it begins after 2,000, so `vma_recall` has those;
-`--model.embeddings separate` is the other way.
+The paper gives Adam, a learning rate of 1e-4 or 3e-4, batches of 32 and K = 4; its soft attention
+has one sample, and so has `vae_few_shot` beside it. The paper has separate networks embed images
+and entries, says that shared ones do as well, and sees recall begin after 100,000 steps. With
+shared ones it begins after 2,000, so `vma_recall` has those; `--model.embeddings separate` is the
+other way.
 """
 
 import dataclasses
@@ -106,14 +107,14 @@ TABLE1 = dataclasses.replace(
 
 
 def _without_memory(experiment: Experiment, name: str) -> Experiment:
-    """The matched VAE: the same encoder and decoder, and no address."""
+    """The matched VAE: the same encoder, decoder and K, so that the memory alone is missing."""
     optimizer = dataclasses.replace(experiment.optimizer, undecayed=())
     return dataclasses.replace(
         experiment,
         name=name,
         reference=Reference(PAPER, experiment.reference.table),
         model=dataclasses.replace(experiment.model, addressing="none"),
-        objective=Pathwise(),
+        objective=Pathwise(experiment.objective.num_samples),
         optimizer=optimizer,
     )
 
