@@ -3,6 +3,7 @@
 from .canvas import canvas
 from .classification import classification
 from .compare import compare
+from .features import features
 from .few_shot import few_shot
 from .imputation import imputation
 from .likelihood import likelihood
@@ -17,6 +18,7 @@ __all__ = [
     "canvas",
     "classification",
     "compare",
+    "features",
     "few_shot",
     "imputation",
     "likelihood",

@@ -1,0 +1,106 @@
+"""eval features: what a linear machine makes of the last hidden layer of recognition."""
+
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from sklearn.svm import LinearSVC
+
+import train
+from eval import features, records
+from eval.features import features_of
+from eval.run import open_run
+from memjax import data
+from memjax.errors import InputError
+from memjax.types import Batch
+from tests import eval_runs, runs
+
+
+@pytest.fixture(autouse=True)
+def _one_device() -> Iterator[None]:
+    with eval_runs.one_device():
+        yield
+
+
+@pytest.fixture
+def workdir(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Path:
+    return eval_runs.copy(eval_runs.trained(tmp_path_factory.getbasetemp()), tmp_path / "run")
+
+
+def test_features_are_those_of_the_model(workdir: Path) -> None:
+    run = open_run(str(workdir), None)
+    split = run.dataset.splits["test"]
+    found = features_of(run, split, "none", 0, 0, batch_size=60)
+    assert found.shape == (250, 12)
+    grey = jnp.asarray(split.images, jnp.float32) / run.dataset.maximum
+    batch = Batch(grey, jnp.arange(250))
+    encoding = run.model.apply(run.variables, batch, False, method="encode")
+    np.testing.assert_allclose(found, encoding.features, rtol=1e-4, atol=1e-5)
+
+
+def test_accuracy_is_that_of_the_machine(workdir: Path) -> None:
+    (found,) = features(
+        str(workdir), regularisation=1e-3, binarise=False, batch_norm="moving_average"
+    )
+    run = open_run(str(workdir), None)
+    splits = run.dataset.splits
+    of = {name: features_of(run, splits[name], "none", 0, 0, 300) for name in ("train", "test")}
+    machine = LinearSVC(C=1 / (1e-3 * 1297), dual=False).fit(of["train"], splits["train"].labels)
+    assert found.value == pytest.approx(machine.score(of["test"], splits["test"].labels))
+    assert found.value > 0.3  # ten classes, two epochs
+    assert found.stderr == pytest.approx(np.sqrt(found.value * (1 - found.value) / 249))
+    assert (found.task, found.metric, found.num_images) == ("features", "accuracy", 250)
+    assert found.protocol["binarisation_seed"] is None
+    assert found.protocol["regularisation"] == 1e-3
+    assert [one.identity for one in records.load(run.workdir / "results.json")] == [found.identity]
+
+
+def test_images_are_binarised_by_their_seed(workdir: Path) -> None:
+    run = open_run(str(workdir), None)
+    split = run.dataset.splits["test"]
+    binary = features_of(run, split, "fixed", 5, 0, 100)
+    np.testing.assert_allclose(
+        binary, features_of(run, split, "fixed", 5, 0, 77), rtol=1e-4, atol=1e-5
+    )
+    assert not np.allclose(binary, features_of(run, split, "fixed", 6, 0, 100))
+    assert features(str(workdir), binarisation_seed=6)[0].protocol["binarisation_seed"] == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"regularisation": 0.0}, "--regularisation: found 0.0, expected more than 0, finite"),
+        ({"regularisation": float("inf")}, "--regularisation: found inf"),
+        ({"batch_size": 0}, "--batch-size: found 0, expected at least 1"),
+        ({"batch_norm": "batch"}, "--batch-norm: found 'batch', expected one of"),
+        ({"seed": -1}, "--seed: found -1, expected 0 to"),
+    ],
+)
+def test_options_that_cannot_be(workdir: Path, options: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError) as caught:
+        features(str(workdir), **options)
+    assert str(caught.value).startswith(said)
+
+
+def test_images_without_labels(tmp_path: Path) -> None:
+    images = runs.write_images(tmp_path)
+    experiment = runs.experiment(images, num_epochs=1)
+    train.run(experiment, str(tmp_path / "run"))
+    with pytest.raises(InputError, match="has no labels, expected images with labels"):
+        features(str(tmp_path / "run"))
+
+
+def test_images_of_one_class(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = data.load("digits")
+    one = {
+        name: dataclasses.replace(split, labels=np.zeros_like(split.labels))
+        for name, split in found.splits.items()
+    }
+    monkeypatch.setattr(data, "load", lambda *_, **__: dataclasses.replace(found, splits=one))
+    eval_runs.edit_config(workdir)
+    with pytest.raises(InputError, match="digits: has one class, expected at least two"):
+        features(str(workdir))
