@@ -296,3 +296,31 @@ def test_bad_fields(fields: dict[str, Any], message: str) -> None:
     model = tiny.mem_vae(**fields)
     with pytest.raises(InputError, match=message):
         jax.eval_shape(lambda: sampling.initialise(model, jax.random.key(0), tiny.batch()))
+
+
+# ---- slots as images
+
+
+@pytest.mark.parametrize("composition", ["elementwise_mlp", "sum"])
+def test_slot_images_are_those_written_out(composition: Any) -> None:
+    """Nothing generated and one slot read in a layer, then the layers below it as ever."""
+    model = tiny.mem_vae(composition=composition)
+    variables = tiny.variables(model)
+    by_hand = ByHand(model, variables)
+    for layer in (0, 1):
+        slots = by_hand.params[f"memory_{layer}"]["slots"]
+        zeros = np.zeros_like(slots)
+        h = slots if composition == "sum" else by_hand.compose(layer, zeros, slots)
+        h = np.maximum(h, 0)
+        if layer == 1:
+            h = by_hand.with_memory(0, by_hand.hidden("generative_0", h)[0])
+        expected = sigmoid(by_hand.dense("image_mean", h)).reshape(-1, *tiny.IMAGE_SHAPE)
+        found = model.apply(variables, layer, method="slot_images")
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("layer", [-1, 1, 2])
+def test_layers_without_slots_have_no_images(layer: int) -> None:
+    model = tiny.mem_vae(slots=(5, 0))
+    with pytest.raises(InputError, match=f"layer: found {layer}, expected a hidden layer that has"):
+        model.apply(tiny.variables(model), layer, method="slot_images")

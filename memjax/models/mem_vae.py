@@ -177,6 +177,25 @@ class MemVAE(nn.Module):
             found |= {f"{name}.{i}": value for name, value in named.items() if value is not None}
         return found
 
+    def slot_images(self, layer: int) -> Array:
+        """Means `[M, H, W, C]` of p(x | .) of each slot alone, with nothing generated beside it.
+
+        Args:
+            layer: of the decoder, 0 next to x; its h_g is zero, and its h_m the slot.
+
+        Raises:
+            InputError: the layer is not there, or has no slots.
+
+        Source: Li, Zhu and Zhang 2016, appendix D.
+        """
+        memory = self.memory[layer] if 0 <= layer < len(self.memory) else None
+        if memory is None:
+            raise InputError(f"layer: found {layer}, expected a hidden layer that has slots")
+        slots = memory.variables["params"]["slots"]
+        h = self._compose(layer, jnp.zeros_like(slots), slots)
+        below = self._descend(h, layer, False)
+        return self._image_distribution(below[0].output if below else h).mean()
+
     def _hidden(self, units: int) -> Hidden:
         return Hidden(
             units,
@@ -193,9 +212,12 @@ class MemVAE(nn.Module):
 
     def _decode(self, z: Array, train: bool, record: bool = True) -> tuple[Layer, ...]:
         """Hidden layers of the decoder, ordered from the image up."""
+        return self._descend(z, len(self.hidden), train, record)
+
+    def _descend(self, h: Array, top: int, train: bool, record: bool = True) -> tuple[Layer, ...]:
+        """The hidden layers below layer `top`, whose output is h, ordered from the image up."""
         layers = []
-        h = z
-        for i in reversed(range(len(self.hidden))):
+        for i in reversed(range(top)):
             h_g, _ = self.generative[i](h, train, record)
             layer = self._with_memory(i, h_g)
             h = layer.output
@@ -203,15 +225,18 @@ class MemVAE(nn.Module):
         return tuple(reversed(layers))
 
     def _with_memory(self, i: int, h_g: Array) -> Layer:
-        memory, compose = self.memory[i], self.compose[i]
+        memory = self.memory[i]
         if memory is None:
             return Layer(h_g, None, None, h_g)
         preferences, h_m = memory(h_g)
         if i in self.disabled:
             h_m = jnp.ones_like(h_m)
+        return Layer(h_g, preferences, h_m, self._compose(i, h_g, h_m))
+
+    def _compose(self, i: int, h_g: Array, h_m: Array) -> Array:
+        compose = self.compose[i]
         composed = h_g + h_m if compose is None else compose(h_g, h_m)
-        output = nn.relu(composed) if self.rectify_composition else composed
-        return Layer(h_g, preferences, h_m, output)
+        return nn.relu(composed) if self.rectify_composition else composed
 
     @property
     def _image_shape(self) -> tuple[int, int, int]:
