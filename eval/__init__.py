@@ -12,6 +12,7 @@ from .parameters import parameters
 from .recall import recall
 from .record import record
 from .samples import samples
+from .slots import slots
 from .tables import tables
 
 __all__ = [
@@ -27,5 +28,6 @@ __all__ = [
     "recall",
     "record",
     "samples",
+    "slots",
     "tables",
 ]

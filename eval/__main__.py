@@ -21,6 +21,7 @@ from . import (
     recall,
     record,
     samples,
+    slots,
     tables,
 )
 
@@ -35,6 +36,7 @@ TASKS: dict[str, Callable] = {
     "parameters": parameters,
     "imputation": imputation,
     "features": features,
+    "slots": slots,
     "compare": compare,
     "record": record,
     "tables": tables,

@@ -194,6 +194,47 @@ def memory(
     return figure
 
 
+def preferences(by_layer: Mapping[int, np.ndarray], class_names: Sequence[str]) -> "Figure":
+    """Which slots classes prefer, and how alike their preferences are; a row for each layer.
+
+    On the right, classes of correlated preferences lie close together, and lines join those whose
+    correlation is above zero, the darker the higher.
+
+    Args:
+        by_layer: layer -> `[classes, M]`, rows that sum to one.
+        class_names: of the rows.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3.2 * len(by_layer)), layout="constrained")
+    axes = figure.subplots(len(by_layer), 2, squeeze=False, width_ratios=(5, 2))
+    for (left, right), (layer, found) in zip(axes, by_layer.items(), strict=True):
+        shown = left.imshow(found, aspect="auto", interpolation="nearest", cmap="viridis")
+        figure.colorbar(shown, ax=left, label="preference")
+        left.set_yticks(range(len(class_names)), class_names)
+        left.set(xlabel="slot", ylabel="class", title=f"layer {layer}")
+        _correlations(right, found, class_names)
+    return figure
+
+
+def _correlations(axis: "Axes", found: np.ndarray, names: Sequence[str]) -> None:
+    """A graph of classes, by the correlation of their preferences `[classes, M]`."""
+    from sklearn.decomposition import PCA
+
+    # Between standardised rows the squared distance is 2 (1 - correlation), up to a factor.
+    rows = found - found.mean(axis=1, keepdims=True)
+    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    place, correlation = PCA(2).fit_transform(rows), rows @ rows.T
+    for i, j in zip(*np.triu_indices(len(names), 1), strict=True):
+        if (weight := correlation[i, j]) > 0:
+            axis.plot(*place[[i, j]].T, color="tab:blue", alpha=float(min(1.0, weight)), zorder=1)
+    axis.scatter(place[:, 0], place[:, 1], s=180, color="white", edgecolor="black", zorder=2)
+    for (x, y), name in zip(place, names, strict=True):
+        axis.text(x, y, name, ha="center", va="center", fontsize=8, zorder=3)
+    axis.set_title("correlation of classes")
+    axis.set_axis_off()
+
+
 def _image(axis: "Axes", image: np.ndarray) -> None:
     axis.imshow(tile(image[None], 1), interpolation="nearest")
     axis.set_axis_off()
