@@ -9,7 +9,7 @@ from memjax.config import Experiment
 from memjax.configs import mem_vae
 from memjax.errors import InputError
 
-from . import benchmark_tables, memory_tables, records, writer_tables
+from . import benchmark_tables, mem_vae_tables, memory_tables, records, writer_tables
 from .evaluations import commit
 from .evaluations import name as name_of
 from .records import Record
@@ -55,6 +55,8 @@ def tables(results: str = "results", readme: str | None = None) -> str:
             "Made by `python -m eval tables` from the JSON files of this folder.",
             likelihoods,
             *_draw_curves(found, folder),
+            *mem_vae_tables.tables(found),
+            *mem_vae_tables.draw(found, folder),
             *memory_tables.tables(found),
             *memory_tables.draw(found, folder),
             *writer_tables.tables(found),
@@ -69,7 +71,11 @@ def tables(results: str = "results", readme: str | None = None) -> str:
     )
     _write(folder / "README.md", page + "\n")
     if readme is not None:
-        of_others = [*memory_tables.tables(found, short=True), *writer_tables.tables(found)]
+        of_others = [
+            *mem_vae_tables.tables(found),
+            *memory_tables.tables(found, short=True),
+            *writer_tables.tables(found),
+        ]
         insert(epath.Path(readme), "\n\n".join([likelihoods, *of_others]))
     print(folder / "README.md")
     return page
@@ -96,6 +102,11 @@ def variants() -> list[Variant]:
         for experiment in mem_vae.EXPERIMENTS.values()
         for split_order in SPLIT_ORDERS.get(experiment.dataset, ())
     ]
+
+
+def _tabulated() -> set[str]:
+    """Experiments that have rows of their own, run or not."""
+    return {experiment.name for experiment, _ in variants()}
 
 
 def best(found: list[Record], variant: Variant) -> Record | None:
@@ -247,7 +258,7 @@ def _with_moving_average(found: list[Record], one: Record) -> Record | None:
 
 
 def _open_table(found: list[Record]) -> list[str]:
-    """Experiments of the other papers that no evaluation is of, and the command that begins each.
+    """Experiments of no table above that no evaluation is of, and the command that begins each.
 
     One that was run with fields changed is still to be run as it is.
     """
@@ -255,7 +266,7 @@ def _open_table(found: list[Record]) -> list[str]:
         one.experiment
         for one in found
         if one.task not in ("benchmark", "training") and "changed" not in one.protocol
-    } | set(mem_vae.EXPERIMENTS)
+    } | _tabulated()
     rows: list[tuple[str, ...]] = [("experiment", "paper", "table", "command")]
     rows += [
         (
@@ -290,7 +301,7 @@ def _runs_table(found: list[Record]) -> str:
     others = {
         (name_of(one), one.steps): one
         for one in found
-        if one.task in OF_RUNS and one.experiment not in mem_vae.EXPERIMENTS
+        if one.task in OF_RUNS and one.experiment not in _tabulated()
     }
     rows += [_run_row(title, one) for (title, _), one in sorted(others.items())]
     return f"Where these numbers come from:\n\n{markdown(rows)}"
