@@ -14,6 +14,7 @@ RUNTIME = [
     "flax>=0.12,<0.13",
     "importlib_resources",  # tensorflow-datasets imports it without declaring it
     "jax>=0.10,<0.13",
+    "jinja2>=3.1",
     "matplotlib>=3.9",
     "numpy>=2.0",
     "optax>=0.2.5,<0.3",
@@ -61,7 +62,7 @@ setup(
     # In a clone the two programs are `python -m train` and `python -m eval`; installed they take
     # names that cannot clash with anybody's own `train` or `eval`.
     package_dir={"memjax_train": "train", "memjax_eval": "eval"},
-    package_data={"memjax": ["py.typed"]},
+    package_data={"memjax": ["py.typed"], "memjax_eval": ["report.html"]},
     install_requires=RUNTIME,
     extras_require={"bench": BENCH, "test": TEST},
     entry_points={

@@ -11,6 +11,7 @@ from .memory import memory
 from .parameters import parameters
 from .recall import recall
 from .record import record
+from .report import report
 from .samples import samples
 from .slots import slots
 from .tables import tables
@@ -27,6 +28,7 @@ __all__ = [
     "parameters",
     "recall",
     "record",
+    "report",
     "samples",
     "slots",
     "tables",

@@ -20,6 +20,7 @@ from . import (
     parameters,
     recall,
     record,
+    report,
     samples,
     slots,
     tables,
@@ -38,6 +39,7 @@ TASKS: dict[str, Callable] = {
     "features": features,
     "slots": slots,
     "compare": compare,
+    "report": report,
     "record": record,
     "tables": tables,
 }

@@ -71,8 +71,7 @@ def training_curves(workdir: epath.Path, like: Record) -> list[Record]:
         workdir: of the run.
         like: a record of the run, for what does not depend on how far it was trained.
     """
-    path = workdir / METRICS
-    lines = _whole_lines(path.read_text(encoding="utf-8")) if path.exists() else []
+    lines = training_lines(workdir)
     curves = []
     for metric, split, name in (
         ("iwae_bound", "train", "iwae_bound"),
@@ -86,6 +85,12 @@ def training_curves(workdir: epath.Path, like: Record) -> list[Record]:
             values = [round(line[name], 4) for line in kept]
             curves.append(_curve(workdir, like, split, metric, kept, values))
     return curves
+
+
+def training_lines(workdir: epath.Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl; none if there is no such file."""
+    path = workdir / METRICS
+    return _whole_lines(path.read_text(encoding="utf-8")) if path.exists() else []
 
 
 def _whole_lines(text: str) -> list[dict[str, Any]]:

@@ -59,7 +59,7 @@ def unpacked(wheel: zipfile.ZipFile, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def test_every_module_is_in_the_wheel(wheel: zipfile.ZipFile) -> None:
-    expected = {"memjax/py.typed"}
+    expected = {"memjax/py.typed", "memjax_eval/report.html"}
     for package, name in (("memjax", "memjax"), ("train", "memjax_train"), ("eval", "memjax_eval")):
         for path in (ROOT / package).rglob("*.py"):
             expected.add(f"{name}/{path.relative_to(ROOT / package).as_posix()}")
