@@ -1,6 +1,7 @@
 """log p(x) of a split by importance sampling, with its standard error and per-image values."""
 
 import dataclasses
+import functools
 import hashlib
 import io
 import json
@@ -30,6 +31,7 @@ from memjax.nn import Precision
 from memjax.types import Array, Batch, Variables
 
 from . import records
+from .chunks import compile_fitting
 from .options import check_at_least, check_choice, check_seeds, split_of
 from .records import Record
 from .run import Own, Run, Step, open_run
@@ -76,7 +78,8 @@ def likelihood(
         binarisation_seed: grey images are binarised once, by this seed.
         seed: of the importance samples.
         batch_size: images together; it changes speed and memory, not the answer.
-        chunk_size: samples together; it changes speed and memory, not the answer.
+        chunk_size: samples together; it changes speed and memory, not the answer. A smaller one is
+            taken, and said, if that many do not fit into memory.
         experiment: as in `memjax.restore`, for a run of one's own experiment.
 
     Raises:
@@ -166,13 +169,15 @@ def make_evaluator(
     binarisation_seed: int,
     chunk_size: int,
 ) -> Evaluator:
-    """A compiled function of examples, spread over the local devices."""
+    """A compiled function of examples, spread over the local devices.
+
+    Samples are decoded in chunks of `chunk_size`, or in smaller ones that fit into memory.
+    """
     noise = training.stream(seed, "evaluation")
     binarisation_key = training.stream(binarisation_seed, "evaluation_binarisation")
-    chunk = min(chunk_size, num_samples)
 
-    @jax.jit
-    def evaluate(variables: Variables, examples: Examples) -> Found:
+    @functools.partial(jax.jit, static_argnums=2)
+    def evaluate(variables: Variables, examples: Examples, chunk: int) -> Found:
         images, index, labels = examples
         pixels = data.prepare_images(
             images, index, binarisation_key, run.binarisation, run.dataset.maximum
@@ -185,7 +190,18 @@ def make_evaluator(
 
     # Restored variables lie on one device, and would not mix with images spread over all.
     variables = jax.device_put(run.variables, _over_devices())
-    return lambda examples: evaluate(variables, examples)
+    compiled: dict[int, Any] = {}
+
+    def evaluator(examples: Examples) -> Found:
+        size = len(examples[1])
+        if size not in compiled:
+            compiled[size] = compile_fitting(
+                lambda chunk: evaluate.lower(variables, examples, chunk),
+                min(chunk_size, num_samples),
+            )
+        return compiled[size](variables, examples)
+
+    return evaluator
 
 
 def _over_devices(*axes: str) -> NamedSharding:
