@@ -216,7 +216,7 @@ class Chain:
                 if not shown:
                     shown = {
                         "original": batch.images,
-                        "missing": jnp.where(missing, 0.5, batch.images),
+                        "missing": jnp.where(missing, 0.3, batch.images),
                         "last": last,
                     }
                 bar.update(len(index))

@@ -141,7 +141,8 @@ def draw(found: list[Record], folder: epath.Path) -> list[str]:
             of_mask[title] = (curve.x or [], curve.values or [])
     pictures = []
     for mask, of_mask in lines.items():
-        path = f"figures/imputation_{epath.Path(mask).stem if mask.endswith('.npy') else mask}.png"
+        own = mask.endswith(".npy")
+        path = f"figures/imputation_passes_{epath.Path(mask).stem if own else mask}.png"
         figure = plots.lines(of_mask, "passes", f"mean squared error, {mask}")
         plots.save(figure, folder / path)
         pictures.append(f"![Error of missing pixels over passes, {mask}]({path})")

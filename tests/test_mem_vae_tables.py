@@ -63,11 +63,11 @@ def test_imputation_by_mask(tmp_path: Path) -> None:
     assert shown[0]["ours"] == "0.1000 ± 0.0010"
     pictures = mem_vae_tables.draw(found, epath.Path(tmp_path))
     assert [one.rpartition("/")[2] for one in pictures] == [
-        "imputation_half.png)",
-        "imputation_rect-12.png)",
+        "imputation_passes_half.png)",
+        "imputation_passes_rect-12.png)",
     ]
     for name in ("half", "rect-12"):
-        path = tmp_path / "figures" / f"imputation_{name}.png"
+        path = tmp_path / "figures" / f"imputation_passes_{name}.png"
         assert path.read_bytes().startswith(b"\x89PNG")
 
 
