@@ -101,6 +101,8 @@ class TrainConfig:
         validation_samples: importance samples of the validation bound.
         call_seconds: the longest that one call to the devices may take, so that signals are
             answered soon.
+        num_seeds: R, independent replicas with the seeds `seed` to `seed` + R - 1, trained together
+            step by step; each has a folder of its own in the workdir.
     """
 
     num_epochs: int = 3000
@@ -110,6 +112,7 @@ class TrainConfig:
     log_every: int = 1
     validation_samples: int = 5
     call_seconds: float = 2.0
+    num_seeds: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,6 +259,6 @@ def changed_fields(experiment: Experiment, base: Experiment) -> dict[str, Any]:
     every result says for itself.
     """
     free = MAY_CHANGE | {"seed", "model.image_shape", "data.split_order", "data.split_seed"}
-    free |= {"train.validation_samples"}
+    free |= {"train.validation_samples", "train.num_seeds"}
     before, after = flatten(fields_of(base)), flatten(fields_of(experiment))
     return {name: after[name] for name in after if name not in free and after[name] != before[name]}

@@ -145,7 +145,7 @@ def _decayed(undecayed: tuple[str, ...], params: Any) -> Any:
 
 
 def create_state(
-    model: Module, optimizer: optax.GradientTransformation, batch: Batch, seed: int
+    model: Module, optimizer: optax.GradientTransformation, batch: Batch, seed: Array | int
 ) -> TrainState:
     """The state before the first step; `batch` gives the shapes."""
     variables = sampling.initialise(model, stream(seed, "initialisation"), batch)

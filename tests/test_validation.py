@@ -33,7 +33,7 @@ def test_mean_bound_over_the_split(num_devices: int, binarisation: Any) -> None:
     )
     variables = tiny.variables(model)
     validate = make_validation(experiment, Split(IMAGES), 238, jax.devices()[:num_devices])
-    found = validate(variables)
+    found = validate(variables, experiment.seed)
     # All images at once; the moving averages and one binarisation that belongs to the seed.
     key, index = training.stream(5, "validation"), jnp.arange(10)
     fixed = "none" if binarisation == "none" else "fixed"
@@ -43,4 +43,4 @@ def test_mean_bound_over_the_split(num_devices: int, binarisation: Any) -> None:
     terms, _ = tiny.terms_and_statistics(model, variables, batch, keys, False)
     expected = float(bounds.iwae_bound(terms.log_weights).mean())
     np.testing.assert_allclose(found, expected, rtol=1e-5)
-    assert validate(variables) == found
+    assert validate(variables, experiment.seed) == found

@@ -31,6 +31,7 @@ def check_fields(experiment: Experiment) -> None:
         "train.save_every": train.save_every,
         "train.log_every": train.log_every,
         "train.validation_samples": train.validation_samples,
+        "train.num_seeds": train.num_seeds,
         "optimizer.constant_epochs": experiment.optimizer.constant_epochs,
     }
     positive = {
@@ -63,6 +64,11 @@ def check_fields(experiment: Experiment) -> None:
     for name, seed in (("seed", experiment.seed), ("data.split_seed", experiment.data.split_seed)):
         if seed not in range(2**32):
             raise InputError(f"{name}: found {seed}, expected 0 to {2**32 - 1}")
+    if (last := experiment.seed + train.num_seeds - 1) >= 2**32:
+        raise InputError(
+            f"train.num_seeds: found {train.num_seeds}, the last of which is seed {last}, expected "
+            f"seeds up to {2**32 - 1}"
+        )
 
 
 def check_data(experiment: Experiment, dataset: Dataset) -> None:

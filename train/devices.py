@@ -184,6 +184,7 @@ def make_call(
     step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
     maximum: int,
     devices: Sequence[jax.Device],
+    replicas: bool = False,
 ) -> Callable[..., RunState]:
     """A function (run state, source, plan, epoch, first, count) -> run state.
 
@@ -195,6 +196,8 @@ def make_call(
         step: from `training.make_train_step`.
         maximum: the grey value that counts as full ink.
         devices: to map over.
+        replicas: whether run state and plan have another axis in front, of seeds that do not know
+            of each other.
     """
 
     def one_step(i: Array, carry: tuple[RunState, Any]) -> tuple[RunState, Any]:
@@ -216,7 +219,8 @@ def make_call(
     ) -> RunState:
         return lax.fori_loop(0, count, one_step, (run, (source, plan, epoch, first)))[0]
 
-    return over_devices(call, devices, donate=(0,))
+    together = jax.vmap(call, in_axes=(0, None, 0, None, None, None)) if replicas else call
+    return over_devices(together, devices, donate=(0,))
 
 
 def initial_run_state(

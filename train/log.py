@@ -25,8 +25,8 @@ class Log:
     there is none, a plain line at most every ten seconds.
     """
 
-    def __init__(self, workdir: str, first_step: int, total_steps: int):
-        """Open the logs of a run that starts or goes on at `first_step`."""
+    def __init__(self, workdir: str, first_step: int, total_steps: int, shown: bool = True):
+        """Open the logs of a run that goes on at `first_step`; if not shown, files alone."""
         self._path = epath.Path(workdir) / workdirs.METRICS
         self._lines = _lines_up_to(self._path, first_step)
         self._write()
@@ -39,8 +39,12 @@ class Log:
         self._first_step = first_step
         self._compiled = False
         self._terminal = sys.stderr.isatty()
+        self._shown = shown
         self._bar = tqdm(
-            total=total_steps, initial=first_step, unit="step", disable=not self._terminal
+            total=total_steps,
+            initial=first_step,
+            unit="step",
+            disable=not (self._terminal and shown),
         )
 
     def progress(self, step: int, bound: float) -> None:
@@ -54,7 +58,7 @@ class Log:
         self._step = step
         now = time.monotonic()
         due = now - self._said > SECONDS_BETWEEN_LINES or step == self._total
-        if due and not self._terminal:
+        if due and self._shown and not self._terminal:
             rate = self._rate(step)
             left = tqdm.format_interval((self._total - step) / rate) if rate else "?"
             logger.info(

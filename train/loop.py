@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,18 +11,15 @@ import numpy as np
 import optax
 
 from memjax import training
-from memjax.checkpoint import Checkpoints
 from memjax.config import Experiment
 from memjax.data import Dataset
-from memjax.memory import usage
 from memjax.training import TrainState
-from memjax.types import Variables
+from memjax.types import Array, Variables
 
 from . import devices
 from .devices import RunState, Source
-from .log import Log
 from .pictures import make_pictures
-from .sessions import Session
+from .replicas import Replica, folders, stacked
 from .signals import Stopped
 from .validation import make_validation
 
@@ -34,7 +31,7 @@ class NonFiniteError(Exception):
 
 
 class Loop:
-    """One run over one data set in one workdir."""
+    """One run over one data set in one workdir, of one seed or of several side by side."""
 
     def __init__(self, experiment: Experiment, dataset: Dataset, workdir: str):
         """Compile nothing yet; open the checkpoints, start or resume, open the logs.
@@ -56,17 +53,18 @@ class Loop:
             **dataclasses.asdict(experiment.optimizer), steps_per_epoch=self._steps_per_epoch
         )
         step = devices.make_step(experiment, optimizer, self._devices)
-        self._call = devices.make_call(experiment, step, dataset.maximum, self._devices)
+        self._replicas = [Replica(one, path) for path, one in folders(experiment, workdir).items()]
+        several = len(self._replicas) > 1
+        self._call = devices.make_call(experiment, step, dataset.maximum, self._devices, several)
         self._validate = _validation(experiment, dataset, self._devices)
         self._draw = make_pictures(experiment, dataset)
         self._seconds_per_step: float | None = None
-        self._checkpoints = Checkpoints(workdir)
         self._state = devices.replicate(self._start(step, optimizer, dataset), self._devices)
-        self._log = Log(workdir, self._step, self._total_steps)
-        self._session = Session(workdir, self._step)
+        for i, replica in enumerate(self._replicas):
+            replica.open_logs(self._step, self._total_steps, shown=i == 0)
 
     def train(self, signals: Sequence[int], stop_at_step: int | None) -> TrainState:
-        """Take all steps that are left.
+        """Take all steps that are left; the state has an axis in front if there are several seeds.
 
         Args:
             signals: grows when a signal arrives.
@@ -87,7 +85,8 @@ class Loop:
             count = self._count(min(self._steps_per_epoch - first, last - step))
             bound = self._advance(source, plan, epoch, first, count)
             step += count
-            self._log.progress(step, bound)
+            for replica in self._replicas:
+                replica.log.progress(step, bound)
             if first + count == self._steps_per_epoch:
                 self._end_epoch(epoch + 1)
             if signals:
@@ -98,12 +97,20 @@ class Loop:
 
     def close(self) -> None:
         """Wait for the checkpoints and flush the logs."""
-        self._checkpoints.close()
-        self._log.close()
+        for replica in self._replicas:
+            replica.close()
 
     @property
     def _step(self) -> int:
-        return int(self._state.train.step)
+        return int(np.reshape(self._state.train.step, -1)[0])
+
+    def _states(self) -> list[RunState]:
+        """The state of each replica."""
+        if len(self._replicas) == 1:
+            return [self._state]
+        return [
+            jax.tree.map(lambda leaf, i=i: leaf[i], self._state) for i in range(len(self._replicas))
+        ]
 
     def _start(
         self, step: Callable, optimizer: optax.GradientTransformation, dataset: Dataset
@@ -111,30 +118,38 @@ class Loop:
         experiment = self._experiment
         batch = devices.blank_batch(experiment, self._split, dataset.maximum, len(self._devices))
 
-        def initial() -> RunState:
-            state = training.create_state(experiment.model, optimizer, batch, experiment.seed)
+        def initial(seed: Array) -> RunState:
+            state = training.create_state(experiment.model, optimizer, batch, seed)
             return devices.initial_run_state(step, state, batch)
 
-        shapes = jax.eval_shape(initial)
+        shapes = jax.eval_shape(initial, jnp.uint32(0))
         logger.info(
-            "%s: %s parameters, %s training images, %d steps an epoch, %d device(s)",
+            "%s: %s parameters, %s training images, %d steps an epoch, %d device(s), %d seed(s)",
             experiment.name,
             f"{sum(leaf.size for leaf in jax.tree.leaves(shapes.train.params)):,}",
             f"{len(self._split):,}",
             self._steps_per_epoch,
             len(self._devices),
+            len(self._replicas),
         )
-        latest = self._checkpoints.latest_step()
+        latest = self._latest_step()
         if latest is None:
-            return jax.jit(initial)()
+            start = jax.jit(initial)
+            return stacked([start(jnp.uint32(one.experiment.seed)) for one in self._replicas])
         logger.info("going on from step %d of %s", latest, self._workdir)
-        return self._checkpoints.restore(shapes, latest)
+        return stacked([one.checkpoints.restore(shapes, latest) for one in self._replicas])
+
+    def _latest_step(self) -> int | None:
+        """The newest step that all replicas have saved: a kill may come between their saves."""
+        steps = [set(replica.checkpoints.steps()) for replica in self._replicas]
+        return max(set.intersection(*steps), default=None)
 
     def _plan(self, epoch: int) -> np.ndarray:
-        experiment = self._experiment
-        return experiment.sampler.plan(
-            experiment.seed, epoch, len(self._split), experiment.train.batch_size
-        )
+        """Rows of each step, `[S, ...]`, or `[R, S, ...]` of several replicas."""
+        plan, size = self._experiment.sampler.plan, self._experiment.train.batch_size
+        seeds = [replica.experiment.seed for replica in self._replicas]
+        plans = [plan(seed, epoch, len(self._split), size) for seed in seeds]
+        return plans[0] if len(plans) == 1 else np.stack(plans)
 
     def _count(self, most: int) -> int:
         """Steps of the next call: one and then a few, to measure, then what the time allows."""
@@ -147,70 +162,85 @@ class Loop:
         self, source: Source, plan: np.ndarray, epoch: int, first: int, count: int
     ) -> float:
         """Take `count` steps of an epoch; returns their mean bound in nats."""
-        before, counted = float(self._state.totals["iwae_bound"]), int(self._state.counted)
+        before, counted = self._bound_so_far()
         started = time.monotonic()
         place = (jnp.int32(epoch), jnp.int32(first), jnp.int32(count))
         self._state = self._call(self._state, source, plan, *place)
-        after = float(self._state.totals["iwae_bound"])  # waits for the devices
+        after, counted_after = self._bound_so_far()  # waits for the devices
         seconds = (time.monotonic() - started) / count
         # The first call compiles, and says nothing of the next but that it should be short.
         compiled = self._seconds_per_step is not None
         self._seconds_per_step = seconds if compiled else self._experiment.train.call_seconds
         self._check_finite()
-        return (after - before) / (int(self._state.counted) - counted)
+        return (after - before) / (counted_after - counted)
+
+    def _bound_so_far(self) -> tuple[float, int]:
+        """The sum of the bounds since the last line of the log, a mean over replicas; its steps."""
+        totals, counted = self._state.totals["iwae_bound"], self._state.counted
+        return float(np.mean(totals)), int(np.reshape(counted, -1)[0])
 
     def _check_finite(self) -> None:
-        step = int(self._state.nonfinite_step)
-        if step >= 0:
-            raise self._nonfinite(f"step {step}: the objective is not finite")
+        for replica, step in zip(
+            self._replicas, np.reshape(self._state.nonfinite_step, -1).tolist(), strict=True
+        ):
+            if step >= 0:
+                raise self._nonfinite(f"step {step}: the objective is not finite", replica)
 
-    def _nonfinite(self, what: str) -> NonFiniteError:
-        good = self._checkpoints.latest_step()
+    def _nonfinite(self, what: str, replica: Replica) -> NonFiniteError:
+        good = replica.checkpoints.latest_step()
         return NonFiniteError(
-            f"{what}, training stopped; last good checkpoint in {self._workdir}: "
+            f"{what}, training stopped; last good checkpoint in {replica.workdir}: "
             f"{'none' if good is None else f'step {good}'}"
         )
 
     def _end_epoch(self, epoch: int) -> None:
         train = self._experiment.train
         save = epoch == train.num_epochs or epoch % train.save_every == 0
+        log = save or epoch % train.log_every == 0
+        if not log:
+            return
+        states = self._states()
         if save:
-            self._check_parameters()
-        bound = self._validate(self._state.train.variables) if save and self._validate else None
-        if save or epoch % train.log_every == 0:
-            self._log_metrics(epoch, bound)
-        if save:
-            for name, grid in self._draw(self._state.train.variables).items():
-                self._log.images(self._step, name, grid)
-            self._save(bound)
-
-    def _log_metrics(self, epoch: int, bound: float | None) -> None:
-        state = self._state
-        means = {name: np.asarray(a) / int(state.counted) for name, a in state.totals.items()}
-        used = usage(means.pop("posterior")) if "posterior" in means else {}
-        values = {name: float(mean) for name, mean in means.items()} | used
-        if bound is not None:
-            values["validation_bound"] = bound
-        self._log.metrics(self._step, epoch, values)
+            self._check_parameters(states)
+        bounds = [self._bound(one, state) if save else None for one, state in self._each(states)]
+        for (replica, state), bound in zip(self._each(states), bounds, strict=True):
+            replica.log_metrics(state, self._step, epoch, bound)
+            if save:
+                grids = self._draw(state.train.variables, replica.experiment.seed)
+                replica.log_images(self._step, grids)
         self._state = dataclasses.replace(
-            state,
-            totals=jax.tree.map(jnp.zeros_like, state.totals),
-            counted=jnp.zeros_like(state.counted),
+            self._state,
+            totals=jax.tree.map(jnp.zeros_like, self._state.totals),
+            counted=jnp.zeros_like(self._state.counted),
         )
+        if save:
+            self._save(bounds)
 
-    def _check_parameters(self) -> None:
-        if not all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves(self._state.train.params)):
-            raise self._nonfinite(f"step {self._step}: a parameter is not finite")
+    def _each(self, states: list[RunState]) -> Iterator[tuple[Replica, RunState]]:
+        return zip(self._replicas, states, strict=True)
 
-    def _save(self, validation_bound: float | None = None) -> None:
-        self._check_parameters()
-        self._checkpoints.save(self._state, self._step, validation_bound)
-        self._session.saved(self._step)
+    def _bound(self, replica: Replica, state: RunState) -> float | None:
+        if self._validate is None:
+            return None
+        return self._validate(state.train.variables, replica.experiment.seed)
+
+    def _check_parameters(self, states: list[RunState]) -> None:
+        for replica, state in self._each(states):
+            if not all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves(state.train.params)):
+                raise self._nonfinite(f"step {self._step}: a parameter is not finite", replica)
+
+    def _save(self, bounds: Sequence[float | None] | None = None) -> None:
+        states = self._states()
+        self._check_parameters(states)
+        for (replica, state), bound in zip(
+            self._each(states), bounds or [None] * len(states), strict=True
+        ):
+            replica.save(state, self._step, bound)
 
 
 def _validation(
     experiment: Experiment, dataset: Dataset, used: Sequence[jax.Device]
-) -> Callable[[Variables], float] | None:
+) -> Callable[[Variables, int], float] | None:
     split = dataset.splits.get("valid")
     if split is None:
         return None

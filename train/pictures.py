@@ -16,42 +16,42 @@ SHOWN = 64
 
 def make_pictures(
     experiment: Experiment, dataset: Dataset
-) -> Callable[[Variables], dict[str, np.ndarray]]:
-    """A function from the model's variables to named grids `[H, W, 3]` in [0, 1].
+) -> Callable[[Variables, int], dict[str, np.ndarray]]:
+    """A function from the model's variables and a seed to named grids `[H, W, 3]` in [0, 1].
 
     `samples` are means of p(x | z) at z from the prior, `reconstructions` those of training images;
     the same z, images and memory at every call, so that progress can be seen. Images of a memory
     are shown too, as `memory`.
     """
-    key, sample_key = jax.random.split(training.stream(experiment.seed, "samples"))
     split = dataset.splits["train"]
-    shown, context = _places(experiment, split, key)
 
-    def pixels(images: Array, index: np.ndarray) -> Array:
-        return data.prepare_images(images, jnp.asarray(index), key, "none", dataset.maximum)
+    def pixels(places: np.ndarray, key: Array) -> Array:
+        images = jnp.asarray(split.images[places])
+        return data.prepare_images(images, jnp.asarray(places), key, "none", dataset.maximum)
 
     @jax.jit
-    def draw(variables: Variables, images: Array, memory: Array | None) -> dict[str, Array]:
-        model = experiment.model
-        memory = None if memory is None or context is None else pixels(memory, context)
-        labels = None if split.labels is None else jnp.asarray(split.labels[shown])
-        batch = Batch(pixels(images, shown), jnp.asarray(shown), labels, memory)
+    def draw(variables: Variables, batch: Batch, keys: tuple[Array, Array]) -> dict[str, Array]:
+        model, memory = experiment.model, batch.context
         found = {} if memory is None else {"memory": memory[:SHOWN]}
         return found | {
-            "samples": sampling.generate(model, variables, sample_key, SHOWN, memory).means,
-            "reconstructions": sampling.reconstruct(model, variables, batch, key),
+            "samples": sampling.generate(model, variables, keys[1], SHOWN, memory).means,
+            "reconstructions": sampling.reconstruct(model, variables, batch, keys[0]),
         }
 
-    def tiled(variables: Variables) -> dict[str, np.ndarray]:
-        memory = None if context is None else jnp.asarray(split.images[context])
-        drawn = draw(variables, jnp.asarray(split.images[shown]), memory)
+    def tiled(variables: Variables, seed: int) -> dict[str, np.ndarray]:
+        key, sample_key = jax.random.split(training.stream(seed, "samples"))
+        shown, context = _places(experiment, split, key, seed)
+        memory = None if context is None else pixels(context, key)
+        labels = None if split.labels is None else jnp.asarray(split.labels[shown])
+        batch = Batch(pixels(shown, key), jnp.asarray(shown), labels, memory)
+        drawn = draw(variables, batch, (key, sample_key))
         return {name: plots.tile(np.asarray(images)) for name, images in drawn.items()}
 
     return tiled
 
 
 def _places(
-    experiment: Experiment, split: Split, key: Array
+    experiment: Experiment, split: Split, key: Array, seed: int
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """The images that are shown, and those in memory: the first ones, or one draw's.
 
@@ -60,7 +60,7 @@ def _places(
     sampler, size = experiment.sampler, experiment.train.batch_size
     if isinstance(sampler, Epochs):
         return np.arange(min(SHOWN, len(split))), None
-    row = sampler.plan(experiment.seed, 0, len(split), size)[0]
+    row = sampler.plan(seed, 0, len(split), size)[0]
     drawn = sampler.draw(sampler.tables(split), jnp.asarray(row), key, size)
     count = max(SHOWN // sampler.together, 1) * sampler.together
     context = None if drawn.context is None else np.asarray(drawn.context)

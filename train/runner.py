@@ -11,6 +11,7 @@ from memjax.training import TrainState
 
 from .checks import check_data, check_fields, check_model, check_workdir, prepare_workdir
 from .loop import Loop
+from .replicas import folders
 from .signals import collected
 
 
@@ -33,7 +34,7 @@ def run(
         stop_at_step: leave off after that step, as a signal would.
 
     Returns:
-        The trained state.
+        The trained state; with `train.num_seeds` above 1 its arrays have another axis in front.
 
     Raises:
         InputError: bad data, a field out of range, or a workdir that holds another run.
@@ -62,6 +63,9 @@ def run(
     experiment = fit_to_data(experiment, dataset)
     check_model(experiment, dataset)
     prepare_workdir(experiment, dataset, workdir)
+    if experiment.train.num_seeds > 1:
+        for folder, alone in folders(experiment, workdir).items():
+            prepare_workdir(alone, dataset, folder)
     loop = Loop(experiment, dataset, workdir)
     try:
         with collected() as signals:

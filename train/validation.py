@@ -19,8 +19,8 @@ VALIDATION_BATCHES = 100
 
 def make_validation(
     experiment: Experiment, split: Split, maximum: int, devices: Sequence[jax.Device]
-) -> Callable[[Variables], float]:
-    """A function from the model's variables to the mean bound over a split, in nats.
+) -> Callable[[Variables, int], float]:
+    """A function from the model's variables and a seed to the mean bound over a split, in nats.
 
     Batch norm uses its moving averages, grey images are binarised once, and noise and memories are
     the same at every call, so that two checkpoints differ by their parameters alone.
@@ -31,33 +31,42 @@ def make_validation(
         maximum: the grey value that counts as full ink.
         devices: to map over.
     """
-    plan, weights = _plan(experiment, len(split))
     source = Source.of(experiment, split, devices)
-    key = training.stream(experiment.seed, "validation")
-    ink = training.stream(experiment.seed, "validation_binarisation")
 
-    def one_batch(variables: Variables, source: Source, row: Array, step: Array) -> Array:
-        places = jax.random.fold_in(training.stream(experiment.seed, "validation_sampler"), step)
+    def one_batch(
+        variables: Variables, source: Source, row: Array, step: Array, seed: Array
+    ) -> Array:
+        key = training.stream(seed, "validation")
+        ink = training.stream(seed, "validation_binarisation")
+        places = jax.random.fold_in(training.stream(seed, "validation_sampler"), step)
         batch = draw_batch(experiment, source, row, (places, ink), maximum, len(devices))
         samples = jnp.arange(experiment.train.validation_samples)
         keys = sampling.sample_keys(key, batch.index, samples)
         terms, _ = sampling.sample_terms(experiment.model, variables, batch, keys, False)
         return bounds.iwae_bound(terms.log_weights)
 
-    def total(variables: Variables, source: Source, plan: Array, weights: Array) -> Array:
+    def total(
+        variables: Variables, source: Source, plan: Array, weights: Array, seed: Array
+    ) -> Array:
         def add(sum_so_far: Array, row: tuple[Array, Array, Array]) -> tuple[Array, None]:
             places, weight, step = row
-            found = one_batch(variables, source, places, step)
+            found = one_batch(variables, source, places, step, seed)
             return sum_so_far + jnp.sum(share(weight, len(devices)) * found), None
 
         rows = (plan, weights, jnp.arange(len(plan)))
         return lax.psum(lax.scan(add, jnp.float32(0.0), rows)[0], "devices")
 
     mapped = over_devices(total, devices)
-    return lambda variables: float(mapped(variables, source, plan, weights)) / float(weights.sum())
+
+    def bound(variables: Variables, seed: int) -> float:
+        plan, weights = _plan(experiment, len(split), seed)
+        found = mapped(variables, source, plan, weights, jnp.uint32(seed))
+        return float(found) / float(weights.sum())
+
+    return bound
 
 
-def _plan(experiment: Experiment, num_images: int) -> tuple[np.ndarray, np.ndarray]:
+def _plan(experiment: Experiment, num_images: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows for the sampler, and the weights `[S, B]` of their targets.
 
     Without a memory it is the whole split in its order, the last batch filled up with images of
@@ -68,5 +77,5 @@ def _plan(experiment: Experiment, num_images: int) -> tuple[np.ndarray, np.ndarr
         order = np.arange(-(-num_images // size) * size, dtype=np.int32)
         weights = (order < num_images).astype(np.float32)
         return np.where(weights > 0, order, 0).reshape(-1, size), weights.reshape(-1, size)
-    plan = experiment.sampler.plan(experiment.seed, 0, num_images, size)[:VALIDATION_BATCHES]
+    plan = experiment.sampler.plan(seed, 0, num_images, size)[:VALIDATION_BATCHES]
     return plan, np.ones((len(plan), size), np.float32)
