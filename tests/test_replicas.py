@@ -18,6 +18,7 @@ from memjax.config import Experiment
 from memjax.errors import InputError
 from memjax.training import TrainState
 from tests import eval_runs, runs
+from train import devices
 
 SEED, COUNT = 3, 3
 
@@ -76,6 +77,18 @@ def test_a_replica_is_the_run_of_its_seed(images: Path, tmp_path: Path, steps: i
             assert_close(found.opt_state, alone.opt_state, 1e-5, 1e-2)
         assert_close(found.params, alone.params, 1e-4, 0.1)
         assert (int(found.seed), int(found.step)) == (SEED + number, steps)
+
+
+def test_both_ways_of_mapping_are_the_same_run(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One seed after the other, as on a CPU, and all at once."""
+    after = train.run(experiment(images), str(tmp_path / "after"), stop_at_step=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(devices.jax, "default_backend", lambda: "gpu")
+        once = train.run(experiment(images), str(tmp_path / "once"), stop_at_step=2)
+    assert_close(once.opt_state, after.opt_state, 1e-4, 1e-2)
+    assert_close(once.params, after.params, 1e-4, 0.1)
 
 
 def test_seeds_differ(together: tuple[Path, TrainState]) -> None:

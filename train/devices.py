@@ -219,8 +219,26 @@ def make_call(
     ) -> RunState:
         return lax.fori_loop(0, count, one_step, (run, (source, plan, epoch, first)))[0]
 
-    together = jax.vmap(call, in_axes=(0, None, 0, None, None, None)) if replicas else call
-    return over_devices(together, devices, donate=(0,))
+    return over_devices(_over_replicas(call) if replicas else call, devices, donate=(0,))
+
+
+def _over_replicas(call: Callable[..., RunState]) -> Callable[..., RunState]:
+    """A call for each replica: all at once, or on CPUs one after the other.
+
+    A CPU takes longer for a batch of matrix products than for one after the other.
+    """
+
+    def calls(
+        run: RunState, source: Source, plan: Array, epoch: Array, first: Array, count: Array
+    ) -> RunState:
+        def one(run: RunState, plan: Array) -> RunState:
+            return call(run, source, plan, epoch, first, count)
+
+        if jax.default_backend() == "cpu":
+            return lax.map(lambda each: one(*each), (run, plan))
+        return jax.vmap(one)(run, plan)
+
+    return calls
 
 
 def initial_run_state(
