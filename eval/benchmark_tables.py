@@ -105,8 +105,11 @@ def _crossing(soft: str, seconds: Curves) -> str:
     """From which size on hard addressing is faster than this soft attention."""
     kind = soft.partition(",")[0]
     hard = seconds.get(f"{kind}, hard", {})
-    slower = [size for size, value in seconds[soft].items() if value <= hard.get(size, value)]
-    later = [size for size in hard if size > max(slower, default=0.0)]
+    common = hard.keys() & seconds[soft].keys()
+    if not common:
+        return ""
+    slower = [size for size in common if seconds[soft][size] <= hard[size]]
+    later = [size for size in common if size > max(slower, default=0.0)]
     if not later:
         return f"Hard addressing against {soft}: not faster at the largest size."
     return f"Hard addressing against {soft}: faster from {min(later):,.0f} entries on."

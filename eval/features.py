@@ -29,7 +29,7 @@ logger = logging.getLogger("memjax")
 def features(
     workdir: str,
     regularisation: float = 1e-4,
-    binarise: bool = True,
+    binarise: bool = False,
     data_dir: str | None = None,
     step: Step = "latest",
     batch_norm: Literal["pass", "moving_average"] = "pass",
@@ -47,7 +47,8 @@ def features(
         workdir: of a training run on images with labels.
         regularisation: of the machine: lambda, where lambda / 2 times the squared norm of its
             weights is added to the mean squared hinge loss.
-        binarise: grey images once, by a seed, as in training; False takes them as they are.
+        binarise: grey images once, by a seed, as in training; by default they are taken as they
+            are, as by the authors' code.
         data_dir: folder with <dataset>.npz files.
         step: latest, best (by validation bound) or the step of a checkpoint.
         batch_norm: as in `eval likelihood`.
@@ -60,8 +61,8 @@ def features(
         `accuracy` on the test split.
 
     Raises:
-        InputError: images without labels, a model that is given its memory, or anything else wrong
-            with an option or the run.
+        InputError: images without labels, or of other classes in the test split, a model that is
+            given its memory or the labels, or anything else wrong with an option or the run.
 
     Source: Li, Zhu and Zhang 2016, appendix A, whose code trains the machine by stochastic gradient
     descent on the hinge loss, with the same lambda.
@@ -84,24 +85,23 @@ def features(
         for name in ("train", "test")
     }
     right = classified(found, run, regularisation, seed)
+    protocol = {
+        **statistics,
+        "classifier": "LinearSVC",
+        "regularisation": regularisation,
+        "binarisation_seed": binarisation_seed if binarisation == "fixed" else None,
+        "split_order": run.experiment.data.split_order,
+        "split_seed": run.experiment.data.split_seed,
+        "evaluation_seed": seed,
+    }
     written = run.record(
-        "features",
-        "test",
-        "accuracy",
+        *("features", "test", "accuracy"),
         value=float(right.mean()),
         stderr=float(right.std(ddof=1) / np.sqrt(len(right))) if len(right) > 1 else None,
         num_images=len(right),
-        paper=published.FEATURES.get(run.experiment.name),
+        paper=published.features_accuracy(run.experiment.name, protocol),
         seconds=round(time.monotonic() - started, 1),
-        protocol={
-            **statistics,
-            "classifier": "LinearSVC",
-            "regularisation": regularisation,
-            "binarisation_seed": binarisation_seed if binarisation == "fixed" else None,
-            "split_order": run.experiment.data.split_order,
-            "split_seed": run.experiment.data.split_seed,
-            "evaluation_seed": seed,
-        },
+        protocol=protocol,
         **origin,
     )
     records.add(run.workdir / workdirs.RESULTS, [written])
@@ -115,11 +115,21 @@ def _check(run: Run) -> None:
             f"{run.workdir}: {run.experiment.name} is given its memory with each batch, expected a "
             "model that is not"
         )
-    labels = run.dataset.splits["train"].labels
-    if labels is None:
+    if classes := getattr(run.model, "num_classes", 0):
+        raise InputError(
+            f"{run.workdir}: {run.experiment.name} was trained with model.num_classes {classes}, "
+            "expected a model whose features do not know the label"
+        )
+    labels, of_test = (run.dataset.splits[name].labels for name in ("train", "test"))
+    if labels is None or of_test is None:
         raise InputError(f"{run.dataset.name}: has no labels, expected images with labels")
     if len(np.unique(labels)) < 2:
         raise InputError(f"{run.dataset.name}: has one class, expected at least two")
+    if not np.isin(of_test, labels).all():
+        raise InputError(
+            f"{run.dataset.name}: has test images of classes without training images, expected the "
+            "same classes in both"
+        )
 
 
 def features_of(

@@ -1,5 +1,6 @@
 """Missing pixels of test images, guessed by one model or by several side by side."""
 
+import hashlib
 import logging
 import re
 import time
@@ -12,11 +13,12 @@ import tyro
 from etils import epath
 from tqdm import tqdm
 
-from memjax import data, plots, training, workdirs
+from memjax import data, plots, training
 from memjax.configs import published
 from memjax.errors import InputError
 from memjax.evaluation.imputation import impute, missing_at_random
 from memjax.types import Array, Batch, Variables
+from memjax.workdirs import RESULTS
 
 from . import records
 from .compare import named
@@ -83,17 +85,19 @@ def imputation(
                 f"{run.workdir}: is of other images than {runs[0].workdir}, expected runs on the "
                 "same data, divided alike"
             )
-    fixed = fixed_mask(mask, runs[0].dataset.image_shape)
+    mask, fixed = read_mask(mask, runs[0].dataset.image_shape)
+    for run in runs:
+        records.load(run.workdir / RESULTS)  # before the work rather than after it
     written: list[Record] = []
     panels: dict[str, np.ndarray] = {}
     for run, title in named(runs):
         chain = Chain(run, mask, fixed, num_passes, batch_norm, seed, batch_size)
         new, shown = chain.over_images(max_images)
         written += new
-        panels |= {"original": shown["original"], "missing": shown["missing"], title: shown["last"]}
+        panels |= {"original": shown["original"], "missing": shown["missing"]}
+        panels[f"guesses of {title}"] = shown["last"]
         logger.info("%s, %s: mean squared error %.4f", title, mask, new[0].value)
-    name = f"imputation_{epath.Path(mask).stem if mask.endswith('.npy') else mask}.png"
-    path = epath.Path(output) if output else runs[0].workdir / name
+    path = epath.Path(output) if output else runs[0].workdir / f"imputation_{mask}.png"
     save_figure(plots.panels(panels), path)
     print(path)
     return written
@@ -109,15 +113,17 @@ def _opened(workdir: str, data_dir: str | None, step: Step) -> Run:
     return run
 
 
-def fixed_mask(mask: str, image_shape: tuple[int, int, int]) -> np.ndarray | float:
-    """What is missing of every image, bool `[H, W, C]`, or the probability of each pixel.
+def read_mask(mask: str, image_shape: tuple[int, int, int]) -> tuple[str, np.ndarray | float]:
+    """The name of a mask, and what is missing: bool `[H, W, C]`, or the probability of each pixel.
+
+    A file is named after its contents too, so that two are never taken for one.
 
     Raises:
         InputError: an unknown name, a size or probability out of range, or a file that does not
             fit.
     """
     height, width, _ = image_shape
-    missing = np.zeros((height, width), bool)
+    missing = np.zeros((height, width, 1), bool)
     if mask == "half":
         missing[:, : width // 2] = True
     elif match := re.fullmatch(r"rect-(\d+)", mask):
@@ -129,22 +135,26 @@ def fixed_mask(mask: str, image_shape: tuple[int, int, int]) -> np.ndarray | flo
             )
         top, left = (height - side) // 2, (width - side) // 2
         missing[top : top + side, left : left + side] = True
+        mask = f"rect-{side}"
     elif match := re.fullmatch(r"rand-(\d*\.?\d+)", mask):
         if not 0 < (probability := float(match[1])) <= 1:
             raise InputError(f"--mask: found {mask}, expected a probability above 0 and up to 1")
-        return probability
+        return f"rand-{probability:g}", probability
     elif mask.endswith(".npy"):
-        return _mask_of_file(mask, image_shape)
+        missing = _mask_of_file(mask, image_shape)
+        digest = hashlib.sha256(np.ascontiguousarray(missing).tobytes()).hexdigest()
+        mask = f"{epath.Path(mask).stem}-{digest[:8]}"
     else:
         raise InputError(
             f"--mask: found {mask}, expected rect-N, rand-P, half or the path of an .npy file"
         )
-    return np.broadcast_to(missing[..., None], image_shape)
+    return mask, np.broadcast_to(missing, image_shape)
 
 
 def _mask_of_file(path: str, image_shape: tuple[int, int, int]) -> np.ndarray:
     try:
-        found = np.load(path, allow_pickle=False)
+        with epath.Path(path).open("rb") as file:
+            found = np.lib.format.read_array(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"{path}: cannot be read as an .npy file ({error})") from error
     if found.shape not in (image_shape, image_shape[:2]):
@@ -152,8 +162,10 @@ def _mask_of_file(path: str, image_shape: tuple[int, int, int]) -> np.ndarray:
             f"{path}: found a mask of {found.shape}, expected {image_shape[:2]} or {image_shape} "
             "as the images"
         )
-    if found.dtype.kind not in "biuf" or not np.isin(found, (0, 1)).all() or not found.any():
+    if found.dtype.kind not in "biuf" or not np.isin(found, (0, 1)).all():
         raise InputError(f"{path}: found other values, expected 0 and, where it is missing, 1")
+    if not found.any():
+        raise InputError(f"{path}: leaves no pixel out, expected 1 where one is missing")
     return np.broadcast_to(found.astype(bool).reshape(*image_shape[:2], -1), image_shape)
 
 
@@ -170,7 +182,7 @@ class Chain:
         seed: int,
         batch_size: int,
     ):
-        """What is missing is `fixed`, as `fixed_mask` says of `mask`."""
+        """What is missing is `fixed`, as `read_mask` says of `mask`."""
         of_batch = batch_norm == "batch"
         self._run, said = with_statistics(run, "moving_average" if of_batch else batch_norm)
         of_batch = of_batch and said["batch_norm"] != "none"
@@ -180,6 +192,7 @@ class Chain:
         self._protocol = {
             **said,
             **({"batch_norm": "batch", "batch_size": batch_size} if of_batch else {}),
+            **({"given_labels": True} if getattr(run.model, "num_classes", 0) else {}),
             "mask": mask,
             "passes": num_passes,
             "split_order": run.experiment.data.split_order,
@@ -229,7 +242,7 @@ class Chain:
             **origin,
         }
         new = self._records(errors, counts, common)
-        records.add(run.workdir / workdirs.RESULTS, new)
+        records.add(run.workdir / RESULTS, new)
         return new, {name: np.asarray(one[:SHOWN]) for name, one in shown.items()}
 
     def _batch(self, images: np.ndarray, index: Array, labels: np.ndarray | None) -> Batch:
@@ -253,7 +266,7 @@ class Chain:
                 f"--mask: {self._mask} left no pixel out, expected some that are missing"
             )
         by_pass = errors.sum(axis=-1) / counts.sum()
-        paper = published.imputation_mse(self._run.experiment.name, self._mask)
+        paper = published.imputation_mse(self._run.experiment.name, self._protocol)
         mean = self._run.record(
             "imputation",
             "test",

@@ -32,6 +32,16 @@ def _of_paper(one: Record, digits: int) -> str:
     return DASH if one.paper is None else f"{one.paper:.{digits}f}"
 
 
+def _given(one: Record) -> str:
+    return ", given y" if one.protocol.get("given_labels") else ""
+
+
+def _batch_norm(one: Record) -> str:
+    """Where the statistics of batch norm are from; a batch is of some size."""
+    size = one.protocol.get("batch_size")
+    return str(one.protocol["batch_norm"]) + ("" if size is None else f" of {size:,}")
+
+
 def _frey_table(found: list[Record]) -> str:
     rows = []
     for group in evaluations(found, "likelihood", "elbo"):
@@ -39,10 +49,11 @@ def _frey_table(found: list[Record]) -> str:
         if one.dataset != FREY or one.split != "test":
             continue
         experiment = mem_vae.EXPERIMENTS.get(one.experiment)
+        default = experiment.train.batch_size if experiment else DASH
         rows.append(
             (
                 name(one),
-                str(experiment.train.batch_size) if experiment else DASH,
+                str(one.protocol.get("changed", {}).get("train.batch_size", default)),
                 _of_paper(one, 0),
                 value(group, "elbo", 0),
                 value(group, "log_likelihood", 0),
@@ -61,12 +72,12 @@ def _frey_table(found: list[Record]) -> str:
 def _imputation_table(found: list[Record]) -> str:
     rows = [
         (
-            name(group["mse"]),
+            name(group["mse"]) + _given(group["mse"]),
             group["mse"].protocol["mask"],
             _of_paper(group["mse"], 4),
             value(group, "mse", 4),
             str(group["mse"].protocol["passes"]),
-            group["mse"].protocol["batch_norm"],
+            _batch_norm(group["mse"]),
             *_trained(group["mse"]),
         )
         for group in _imputations(found)
@@ -92,13 +103,17 @@ def _features_table(found: list[Record]) -> str:
             (
                 name(one),
                 "binarised" if binarised else "as they are",
+                f"{one.protocol['regularisation']:g}",
+                _batch_norm(one),
                 paper,
                 f"{100 * (one.value or 0.0):.2f}{error}%",
                 *_trained(one),
             )
         )
     title = "Accuracy of a linear support vector machine on the last recognition layer, test split:"
-    return table(title, ("experiment", "input", "paper", "ours", *_TRAINED), rows)
+    return table(
+        title, ("experiment", "input", "lambda", "batch norm", "paper", "ours", *_TRAINED), rows
+    )
 
 
 def _slots_table(found: list[Record]) -> str:
@@ -106,6 +121,7 @@ def _slots_table(found: list[Record]) -> str:
         (
             name(group["slot_entropy"]),
             str(group["slot_entropy"].protocol["layer"]),
+            _batch_norm(group["slot_entropy"]),
             value(group, "slot_entropy"),
             f"{100 * (group['dead_slots'].value or 0.0):.1f}%",
             *_trained(group["slot_entropy"]),
@@ -113,7 +129,7 @@ def _slots_table(found: list[Record]) -> str:
         for group in evaluations(found, "slots", "slot_entropy")
     ]
     title = "Memory slots: entropy in nats of the preferences averaged over images, and dead slots:"
-    return table(title, ("experiment", "layer", "entropy", "dead", *_TRAINED), rows)
+    return table(title, ("experiment", "layer", "batch norm", "entropy", "dead", *_TRAINED), rows)
 
 
 def _cost_table(found: list[Record]) -> str:
@@ -121,6 +137,7 @@ def _cost_table(found: list[Record]) -> str:
         (
             name(group["nll_cost"]),
             ", ".join(map(str, group["nll_cost"].protocol["disabled"])),
+            _batch_norm(group["nll_cost"]),
             value(group, "nll_cost"),
             f"{group['nll_cost'].num_samples:,}",
             *_trained(group["nll_cost"]),
@@ -128,7 +145,7 @@ def _cost_table(found: list[Record]) -> str:
         for group in evaluations(found, "slots", "nll_cost")
     ]
     title = "What the NLL of test images rises by with the memory of layers disabled, nats:"
-    return table(title, ("experiment", "layers", "cost", "samples", *_TRAINED), rows)
+    return table(title, ("experiment", "layers", "batch norm", "cost", "samples", *_TRAINED), rows)
 
 
 def draw(found: list[Record], folder: epath.Path) -> list[str]:
@@ -136,13 +153,14 @@ def draw(found: list[Record], folder: epath.Path) -> list[str]:
     lines: dict[str, dict[str, Line]] = {}
     for group in _imputations(found):
         if (curve := group.get("mse_by_pass")) is not None:
-            title = f"{name(curve).replace('`', '')}, {curve.protocol['batch_norm']}"
-            of_mask = lines.setdefault(str(curve.protocol["mask"]), {})
-            of_mask[title] = (curve.x or [], curve.values or [])
+            title = f"{name(curve)}{_given(curve)}, {_batch_norm(curve)}".replace("`", "")
+            points = (curve.x or [], curve.values or [])
+            lines.setdefault(str(curve.protocol["mask"]), {})[
+                f"{title}, {len(points[0])} passes"
+            ] = points
     pictures = []
     for mask, of_mask in lines.items():
-        own = mask.endswith(".npy")
-        path = f"figures/imputation_passes_{epath.Path(mask).stem if own else mask}.png"
+        path = f"figures/imputation_passes_{mask}.png"
         figure = plots.lines(of_mask, "passes", f"mean squared error, {mask}")
         plots.save(figure, folder / path)
         pictures.append(f"![Error of missing pixels over passes, {mask}]({path})")

@@ -60,8 +60,8 @@ def record(
 
 
 def _of_training(found: list[Record]) -> Record:
-    """A record that says how the run was trained; counts of parameters do not."""
-    return next((one for one in found if "split_order" in one.protocol), found[0])
+    """The record that says most of how the run was trained; counts of parameters say nothing."""
+    return max(found, key=lambda one: sum(name in one.protocol for name in OF_TRAINING))
 
 
 def training_curves(workdir: epath.Path, like: Record) -> list[Record]:

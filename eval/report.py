@@ -5,6 +5,8 @@ import dataclasses
 import importlib.resources
 import io
 import json
+import logging
+import math
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -30,6 +32,7 @@ from .slots import averaged, preferences_of
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+logger = logging.getLogger("memjax")
 # What is drawn over epochs, where a run has it: metrics.jsonl -> what it is called.
 BOUNDS = {"iwae_bound": "train", "validation_bound": "valid"}
 PARTS = {
@@ -56,7 +59,6 @@ class Section:
 
     name: str
     summary: str
-    head: tuple[str, ...]
     results: list[tuple[str, ...]]
     pictures: list[Picture]
     origin: list[tuple[str, str]]
@@ -104,6 +106,7 @@ def report(
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     page = environment.from_string(template).render(
         title=", ".join(name for _, name in named(runs)),
+        head=HEAD,
         curves=_curves(runs),
         runs=[_section(run, name, num_images, seed) for run, name in named(runs)],
     )
@@ -126,7 +129,6 @@ def _section(run: Run, name: str, num_images: int, seed: int) -> Section:
         name=name,
         summary=f"{experiment.reference.paper}, {experiment.reference.table}. "
         f"{experiment.dataset}, seed {experiment.seed}, {run.epochs:g} epochs, {run.step:,} steps.",
-        head=HEAD,
         results=results(records.load(run.workdir / workdirs.RESULTS), run.step),
         pictures=_pictures(run, num_images, seed),
         origin=[(name, str(value)) for name, value in (trained(run.workdir) or {}).items()],
@@ -180,7 +182,9 @@ def _points(run: Run, metric: str) -> tuple[list[float], list[float]]:
     lines = [
         line
         for line in training_lines(run.workdir)
-        if line.get("step", run.step + 1) <= run.step and line.keys() >= {"epoch", metric}
+        if line.get("step", run.step + 1) <= run.step
+        and line.keys() >= {"epoch", metric}
+        and math.isfinite(line[metric])
     ]
     return [float(line["epoch"]) for line in lines], [float(line[metric]) for line in lines]
 
@@ -190,9 +194,13 @@ def _pictures(run: Run, num_images: int, seed: int) -> list[Picture]:
     panels = pictures(run, num_images, seed)
     made = [_picture(plots.panels(panels), ", ".join(panels))]
     if getattr(run.model, "addressing", None) == "hard":
-        figure = picture_of_memory(run, as_in_training(run, "test", seed)[0], "test", seed)
-        caption = "targets with q(a | x) and the entries it prefers; samples that share an entry"
-        made.append(_picture(figure, caption))
+        try:
+            draw = as_in_training(run, "test", seed)[0]
+        except InputError as error:  # fewer images than a batch
+            logger.warning("no picture of the memory of %s: %s", run.workdir, error)
+        else:
+            caption = "targets with q(a | x) and the entries it prefers; samples that share one"
+            made.append(_picture(picture_of_memory(run, draw, "test", seed), caption))
     layers = [i for i, count in enumerate(_slots(run)) if count]
     labels = run.dataset.splits["test"].labels
     if layers and labels is not None:

@@ -167,7 +167,10 @@ def preferences_of(
 
 
 def averaged(preferences: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """`[N, M]` preferences -> `[classes, M]`, the mean over each class, divided by its sum."""
+    """`[N, M]` preferences -> `[classes, M]`, the mean over each class, divided by its sum.
+
+    That is the text; the authors' code divides the preferences of each image before the mean.
+    """
     means = np.stack([preferences[labels == one].mean(axis=0) for one in np.unique(labels)])
     return means / means.sum(axis=1, keepdims=True)
 

@@ -18,6 +18,7 @@ from .text import markdown
 Variant = tuple[Experiment, str]  # and the order of its split
 DASH = "-"
 OF_RUNS = ("likelihood", "recall", "few_shot", "classification", "memory")
+OF_MODELS = ("imputation", "features", "slots")  # beside the likelihood of the same run
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
 AFTER_TRAINING = """A row is filled by the command in it, and then:
 
@@ -302,6 +303,9 @@ def _runs_table(found: list[Record]) -> str:
         (name_of(one), one.steps): one
         for one in found
         if one.task in OF_RUNS and one.experiment not in _tabulated()
+    }
+    others |= {
+        (f"{name_of(one)}, {one.task}", one.steps): one for one in found if one.task in OF_MODELS
     }
     rows += [_run_row(title, one) for (title, _), one in sorted(others.items())]
     return f"Where these numbers come from:\n\n{markdown(rows)}"

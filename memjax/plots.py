@@ -219,12 +219,14 @@ def preferences(by_layer: Mapping[int, np.ndarray], class_names: Sequence[str]) 
 
 def _correlations(axis: "Axes", found: np.ndarray, names: Sequence[str]) -> None:
     """A graph of classes, by the correlation of their preferences `[classes, M]`."""
-    from sklearn.decomposition import PCA
-
     # Between standardised rows the squared distance is 2 (1 - correlation), up to a factor.
     rows = found - found.mean(axis=1, keepdims=True)
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-    place, correlation = PCA(2).fit_transform(rows), rows @ rows.T
+    correlation = rows @ rows.T
+    # Principal components; one class, or one slot, has fewer than two.
+    left, sizes, _ = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
+    place = np.zeros((len(rows), 2))
+    place[:, : len(sizes)] = (left * sizes)[:, :2]
     for i, j in zip(*np.triu_indices(len(names), 1), strict=True):
         if (weight := correlation[i, j]) > 0:
             axis.plot(*place[[i, j]].T, color="tab:blue", alpha=float(min(1.0, weight)), zorder=1)

@@ -12,9 +12,10 @@ from sklearn.svm import LinearSVC
 
 import train
 from eval import features, records
-from eval.features import features_of
+from eval.features import _check, features_of
 from eval.run import open_run
-from memjax import data
+from memjax import configs, data
+from memjax.configs import published
 from memjax.errors import InputError
 from memjax.types import Batch
 from tests import eval_runs, runs
@@ -67,7 +68,10 @@ def test_images_are_binarised_by_their_seed(workdir: Path) -> None:
         binary, features_of(run, split, "fixed", 5, 0, 77), rtol=1e-4, atol=1e-5
     )
     assert not np.allclose(binary, features_of(run, split, "fixed", 6, 0, 100))
-    assert features(str(workdir), binarisation_seed=6)[0].protocol["binarisation_seed"] == 6
+    assert (
+        features(str(workdir), binarise=True, binarisation_seed=6)[0].protocol["binarisation_seed"]
+        == 6
+    )
 
 
 @pytest.mark.parametrize(
@@ -94,13 +98,42 @@ def test_images_without_labels(tmp_path: Path) -> None:
         features(str(tmp_path / "run"))
 
 
-def test_images_of_one_class(workdir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("train_class", "test_class", "said"),
+    [
+        (0, 0, "digits: has one class, expected at least two"),
+        (None, 10, "digits: has test images of classes without training images"),
+    ],
+)
+def test_classes_that_cannot_be(
+    workdir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    train_class: int | None,
+    test_class: int,
+    said: str,
+) -> None:
     found = data.load("digits")
-    one = {
-        name: dataclasses.replace(split, labels=np.zeros_like(split.labels))
-        for name, split in found.splits.items()
-    }
-    monkeypatch.setattr(data, "load", lambda *_, **__: dataclasses.replace(found, splits=one))
+    splits = dict(found.splits)
+    for name, label in (("train", train_class), ("test", test_class)):
+        if label is not None:
+            labels = np.full(len(splits[name]), label)
+            splits[name] = dataclasses.replace(splits[name], labels=labels)
+    monkeypatch.setattr(data, "load", lambda *_, **__: dataclasses.replace(found, splits=splits))
     eval_runs.edit_config(workdir)
-    with pytest.raises(InputError, match="digits: has one class, expected at least two"):
+    with pytest.raises(InputError, match=said):
         features(str(workdir))
+
+
+def test_features_that_know_the_label_are_refused(workdir: Path) -> None:
+    run = open_run(str(workdir), None)
+    conditional = configs.get("avme_digits_conditional").model
+    with pytest.raises(InputError, match=r"was trained with model\.num_classes 10, expected"):
+        _check(dataclasses.replace(run, model=conditional))
+
+
+def test_published_accuracy_is_of_grey_images() -> None:
+    protocol = {"binarisation_seed": None, "regularisation": 1e-4}
+    assert published.features_accuracy("vae_mnist", protocol) == 0.979
+    assert published.features_accuracy("vae_ocr", protocol) is None
+    for other in ({"binarisation_seed": 0}, {"regularisation": 1e-3}):
+        assert published.features_accuracy("vae_mnist", {**protocol, **other}) is None

@@ -168,3 +168,10 @@ def test_classes_alike_lie_close_together() -> None:
     near = np.linalg.norm(places["a"] - places["b"])
     assert near < np.linalg.norm(places["a"] - places["c"]) / 10
     assert len(graph.lines) == 1  # a and b alone are correlated
+
+
+@pytest.mark.parametrize("shape", [(1, 5), (4, 1), (1, 1), (2, 2)])
+def test_few_classes_and_few_slots_are_drawn(shape: tuple[int, int]) -> None:
+    rows = np.random.default_rng(0).random(shape)
+    figure = plots.preferences({0: rows}, [str(one) for one in range(shape[0])])
+    assert len(figure.axes[1].texts) == shape[0]

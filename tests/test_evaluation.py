@@ -9,7 +9,13 @@ import numpy as np
 import pytest
 
 from memjax import bounds, sampling
-from memjax.evaluation import Likelihood, log_weights, pass_statistics, summarise
+from memjax.evaluation import (
+    Likelihood,
+    log_weights,
+    log_weights_and_diagnostics,
+    pass_statistics,
+    summarise,
+)
 from memjax.types import Array, Batch, Variables
 from tests import linear_gaussian, tiny
 from tests.mem_vae_by_hand import ByHand
@@ -305,3 +311,12 @@ def test_nothing_changes_without_batch_norm() -> None:
     model = tiny.mem_vae(batch_norm=False)
     variables = {"params": VARIABLES["params"], "batch_stats": {}}
     assert pass_statistics(model, variables, BATCH, KEY) is variables
+
+
+def test_diagnostics_are_of_the_samples_that_are_asked_for() -> None:
+    """The last chunk holds more than are left of 10."""
+    compiled = tiny.quick_jit(log_weights_and_diagnostics, static_argnums=(0, 4, 5))
+    by_chunk = [compiled(MODEL, VARIABLES, BATCH, KEY, 10, chunk)[1] for chunk in (10, 7, 4)]
+    for found in by_chunk[1:]:
+        for name, values in by_chunk[0].items():
+            assert_same_nats(found[name], values)

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from eval import imputation, records
-from eval.imputation import fixed_mask
+from eval.imputation import read_mask
 from eval.run import open_run
 from memjax import data, sampling, training
 from memjax.configs import published
@@ -103,17 +103,18 @@ def test_missing_at_random_is_of_the_place_and_all_channels() -> None:
 
 
 def test_masks_by_name() -> None:
-    middle = fixed_mask("rect-12", (28, 28, 1))
+    middle = read_mask("rect-12", (28, 28, 1))[1]
     assert isinstance(middle, np.ndarray)
     assert middle.shape == (28, 28, 1)
     assert middle.sum() == 144
     assert middle[8:20, 8:20].all()
-    left = fixed_mask("half", (4, 6, 3))
+    left = read_mask("half", (4, 6, 3))[1]
     assert isinstance(left, np.ndarray)
     assert left[:, :3].all()
     assert not left[:, 3:].any()
-    assert fixed_mask("rand-0.6", (28, 28, 1)) == 0.6
-    assert fixed_mask("rand-1", (28, 28, 1)) == 1
+    assert read_mask("rand-.60", (28, 28, 1)) == ("rand-0.6", 0.6)
+    assert read_mask("rand-1", (28, 28, 1)) == ("rand-1", 1)
+    assert read_mask("rect-02", (28, 28, 1))[0] == "rect-2"
 
 
 @pytest.mark.parametrize("shape", [(4, 3), (4, 3, 2)])
@@ -122,7 +123,7 @@ def test_mask_of_ones_own(tmp_path: Path, shape: tuple[int, ...], dtype: type) -
     mask: np.ndarray = np.zeros(shape, dtype)
     mask[1, 2] = 1
     np.save(tmp_path / "own.npy", mask)
-    found = fixed_mask(str(tmp_path / "own.npy"), (4, 3, 2))
+    found = read_mask(str(tmp_path / "own.npy"), (4, 3, 2))[1]
     assert isinstance(found, np.ndarray)
     expected = np.zeros((4, 3, 2), bool)
     expected[1, 2] = True
@@ -142,7 +143,7 @@ def test_mask_of_ones_own(tmp_path: Path, shape: tuple[int, ...], dtype: type) -
 )
 def test_masks_that_cannot_be(mask: str, said: str) -> None:
     with pytest.raises(InputError, match=said.replace("(", r"\(")):
-        fixed_mask(mask, (8, 8, 1))
+        read_mask(mask, (8, 8, 1))
 
 
 @pytest.mark.parametrize(
@@ -150,7 +151,8 @@ def test_masks_that_cannot_be(mask: str, said: str) -> None:
     [
         (np.ones((8, 9), bool), "found a mask of (8, 9), expected (8, 8) or (8, 8, 1)"),
         (np.full((8, 8), 2), "found other values, expected 0 and, where it is missing, 1"),
-        (np.zeros((8, 8)), "found other values"),
+        (np.zeros((8, 8)), "leaves no pixel out, expected 1 where one is missing"),
+        (np.full((8, 8), np.nan), "found other values"),
         (np.full((8, 8), "x"), "found other values"),
     ],
 )
@@ -158,15 +160,16 @@ def test_files_that_cannot_be_masks(tmp_path: Path, mask: np.ndarray, said: str)
     path = tmp_path / "own.npy"
     np.save(path, mask)
     with pytest.raises(InputError) as caught:
-        fixed_mask(str(path), (8, 8, 1))
+        read_mask(str(path), (8, 8, 1))
     assert str(caught.value).startswith(f"{path}: {said}")
 
 
-def test_file_that_is_no_array(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"not an array", b"PK\x03\x04", b""])
+def test_file_that_is_no_array(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "own.npy"
-    path.write_text("not an array")
+    path.write_bytes(content)
     with pytest.raises(InputError, match=r"cannot be read as an \.npy file"):
-        fixed_mask(str(path), (8, 8, 1))
+        read_mask(str(path), (8, 8, 1))
 
 
 # ---- eval imputation
@@ -253,6 +256,32 @@ def test_options_that_cannot_be(workdirs: list[str], options: dict[str, Any], sa
 
 
 def test_published_values_are_those_of_table_2() -> None:
-    assert published.imputation_mse("mem_vae_mnist", "rect-12") == 0.1362
-    assert published.imputation_mse("mem_vae_mnist", "rect-11") is None
-    assert published.imputation_mse("vae_ocr", "half") is None
+    protocol = {"mask": "rect-12", "passes": 100, "batch_norm": "batch"}
+    assert published.imputation_mse("mem_vae_mnist", protocol) == 0.1362
+    assert published.imputation_mse("vae_ocr", protocol) is None
+    for other in ({"mask": "rect-11"}, {"passes": 10}, {"batch_norm": "pass"}):
+        assert published.imputation_mse("mem_vae_mnist", {**protocol, **other}) is None
+
+
+def test_masks_of_one_name_are_two_results(workdirs: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "own.npy"
+    for place in (0, 1):
+        mask = np.zeros((8, 8))
+        mask[place] = 1
+        np.save(path, mask)
+        imputation((workdirs[0],), str(path), num_passes=1, max_images=4)
+    kept = records.load(open_run(workdirs[0], None).workdir / "results.json")
+    masks = {str(one.protocol["mask"]) for one in kept}
+    assert len(masks) == 2
+    for name in masks:
+        assert name.startswith("own-")
+        assert (Path(workdirs[0]) / f"imputation_{name}.png").exists()
+
+
+def test_runs_on_other_images_are_refused(workdirs: list[str]) -> None:
+    other = eval_runs.copy(
+        eval_runs.Trained(Path(workdirs[1]), None, None), Path(workdirs[1] + "b")
+    )  # type: ignore[arg-type]
+    eval_runs.edit_config(other, data={"split_order": "random"})
+    with pytest.raises(InputError, match="is of other images than"):
+        imputation((workdirs[0], str(other)), "half", 1, 4)

@@ -61,6 +61,7 @@ def test_imputation_by_mask(tmp_path: Path) -> None:
         ("`vae_mnist`", "rect-12", "0.1403"),
     ]
     assert shown[0]["ours"] == "0.1000 ± 0.0010"
+    assert shown[0]["batch norm"] == "batch of 1,000"
     pictures = mem_vae_tables.draw(found, epath.Path(tmp_path))
     assert [one.rpartition("/")[2] for one in pictures] == [
         "imputation_passes_half.png)",
@@ -72,7 +73,7 @@ def test_imputation_by_mask(tmp_path: Path) -> None:
 
 
 def test_accuracy_of_features_in_percent() -> None:
-    protocol = {"binarisation_seed": None, "regularisation": 1e-4}
+    protocol = {"binarisation_seed": None, "regularisation": 1e-4, "batch_norm": "pass"}
     common = {"task": "features", "metric": "accuracy", "stderr": 0.0015}
     found = [
         record(value=0.9725, paper=0.979, protocol=protocol, **common),

@@ -16,7 +16,8 @@ from etils import epath
 
 from eval import records, report
 from eval.records import Record
-from eval.report import HEAD, results
+from eval.report import HEAD, _points, results
+from eval.run import open_run
 from memjax.errors import InputError
 from tests import eval_runs
 from tests.eval_records import record
@@ -176,3 +177,16 @@ def test_pictures_load_and_nothing_overflows(page: Path, tmp_path: Path, width: 
     assert found["shown"]
     assert found["view"] == width
     assert found["width"] <= width
+
+
+def test_numbers_that_are_none_are_left_out_of_curves(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
+    trained = eval_runs.trained(tmp_path_factory.getbasetemp())
+    workdir = eval_runs.copy(trained, tmp_path / "run")
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines()
+    lines[0] = lines[0].replace('"iwae_bound": ', '"iwae_bound": NaN, "was": ')
+    path.write_text("\n".join(lines) + "\n")
+    run = open_run(str(workdir), None)
+    assert [len(points) for points in _points(run, "iwae_bound")] == [1, 1]

@@ -54,7 +54,7 @@ IMPUTATION = {
     "mem_vae_mnist": {"rect-12": 0.1362, "rand-0.6": 0.0187, "half": 0.0539},
 }
 
-# Appendix A: accuracy of a linear support vector machine on the features.
+# Appendix A: accuracy of a linear support vector machine on the features of grey images.
 FEATURES = {"vae_mnist": 0.9790, "mem_vae_mnist": 0.9803}
 
 
@@ -75,6 +75,15 @@ def accuracy(experiment: str, protocol: Mapping[str, Any]) -> float | None:
     return ACCURACY.get((protocol["ways"], protocol["shots"]))
 
 
-def imputation_mse(experiment: str, mask: str) -> float | None:
+def imputation_mse(experiment: str, protocol: Mapping[str, Any]) -> float | None:
     """The published mean squared error of a missing pixel, None if there is none."""
-    return IMPUTATION.get(experiment, {}).get(mask)
+    if (protocol["passes"], protocol["batch_norm"]) != (100, "batch"):
+        return None
+    return IMPUTATION.get(experiment, {}).get(protocol["mask"])
+
+
+def features_accuracy(experiment: str, protocol: Mapping[str, Any]) -> float | None:
+    """The published accuracy of a classifier on features, None if there is none."""
+    if protocol["binarisation_seed"] is not None or protocol["regularisation"] != 1e-4:
+        return None
+    return FEATURES.get(experiment)

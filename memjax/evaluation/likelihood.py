@@ -117,11 +117,14 @@ def log_weights_of_encoding(
             "reconstruction_nll": -terms.log_likelihood,
             **terms.diagnostics,
         }
-        return terms.log_weights, {name: value.mean(axis=0) for name, value in named.items()}
+        return terms.log_weights, named
 
-    weights, means = lax.map(one_chunk, jnp.arange(0, num_samples, chunk_size))
-    whole = weights.reshape(-1, batch.images.shape[0])[:num_samples]
-    return whole, {name: value.mean(axis=0) for name, value in means.items()}
+    found = lax.map(one_chunk, jnp.arange(0, num_samples, chunk_size))
+    # The last chunk may hold more samples than are left.
+    weights, named = jax.tree.map(
+        lambda values: values.reshape(-1, batch.images.shape[0])[:num_samples], found
+    )
+    return weights, {name: values.mean(axis=0) for name, values in named.items()}
 
 
 def summarise(weights: Array, numbers: Sequence[int]) -> Likelihood:
