@@ -235,7 +235,7 @@ def test_batches_matter_with_their_statistics_alone(workdirs: list[str]) -> None
 
 
 def test_mask_that_leaves_nothing_out(workdirs: list[str]) -> None:
-    with pytest.raises(InputError, match=r"--mask: rand-0\.00001 left no pixel out"):
+    with pytest.raises(InputError, match=r"--mask: rand-1e-05 left no pixel out"):
         imputation((workdirs[0],), "rand-0.00001", 1, 1)
 
 
