@@ -68,10 +68,8 @@ def test_images_are_binarised_by_their_seed(workdir: Path) -> None:
         binary, features_of(run, split, "fixed", 5, 0, 77), rtol=1e-4, atol=1e-5
     )
     assert not np.allclose(binary, features_of(run, split, "fixed", 6, 0, 100))
-    assert (
-        features(str(workdir), binarise=True, binarisation_seed=6)[0].protocol["binarisation_seed"]
-        == 6
-    )
+    (said,) = features(str(workdir), binarise=True, binarisation_seed=6)
+    assert said.protocol["binarisation_seed"] == 6
 
 
 @pytest.mark.parametrize(

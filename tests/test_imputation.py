@@ -1,5 +1,6 @@
 """Imputation: the Markov chain against a loop, masks, and eval imputation."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -279,9 +280,7 @@ def test_masks_of_one_name_are_two_results(workdirs: list[str], tmp_path: Path) 
 
 
 def test_runs_on_other_images_are_refused(workdirs: list[str]) -> None:
-    other = eval_runs.copy(
-        eval_runs.Trained(Path(workdirs[1]), None, None), Path(workdirs[1] + "b")
-    )  # type: ignore[arg-type]
+    other = Path(shutil.copytree(workdirs[1], f"{workdirs[1]}_other"))
     eval_runs.edit_config(other, data={"split_order": "random"})
     with pytest.raises(InputError, match="is of other images than"):
         imputation((workdirs[0], str(other)), "half", 1, 4)
