@@ -48,13 +48,8 @@ def compare(
         raise InputError("compare: found no workdirs, expected at least one")
     check_picture(output)
     runs = [open_run(workdir, data_dir, step) for workdir in workdirs]
+    check_same_images(runs)
     first = runs[0]
-    for run in runs[1:]:
-        if run.dataset.digest() != first.dataset.digest():
-            raise InputError(
-                f"{run.workdir}: is of other images than {first.workdir}, expected runs on the "
-                "same data, divided alike"
-            )
     table = columns([_HEAD, *(_row(run, first, name) for run, name in named(runs))])
     path = epath.Path(output)
     save_figure(plots.panels(_panels(runs, num_images)), path)
@@ -66,6 +61,17 @@ _HEAD = (
     *("experiment", "log p(x), nats", "difference", "images", "samples"),
     *("parameters", "epochs", "training"),
 )
+
+
+def check_same_images(runs: list[Run]) -> None:
+    """Raises InputError for runs on different images, or on the same in other splits."""
+    first = runs[0]
+    for run in runs[1:]:
+        if run.dataset.digest() != first.dataset.digest():
+            raise InputError(
+                f"{run.workdir}: is of other images than {first.workdir}, expected runs on the "
+                "same data, divided alike"
+            )
 
 
 def named(runs: list[Run]) -> list[tuple[Run, str]]:

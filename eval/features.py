@@ -6,18 +6,15 @@ import time
 import warnings
 from typing import Literal
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
-from memjax import data, sampling, training, workdirs
+from memjax import data, workdirs
 from memjax.configs import published
 from memjax.data import Split
 from memjax.errors import InputError
-from memjax.types import Array, Batch, Variables
 
 from . import records
+from .activations import activations_of
 from .likelihood import with_statistics
 from .options import check_at_least, check_choice, check_seeds
 from .records import Record
@@ -110,11 +107,7 @@ def features(
 
 
 def _check(run: Run) -> None:
-    if run.reads_context:
-        raise InputError(
-            f"{run.workdir}: {run.experiment.name} is given its memory with each batch, expected a "
-            "model that is not"
-        )
+    run.check_reads_no_context()
     if classes := getattr(run.model, "num_classes", 0):
         raise InputError(
             f"{run.workdir}: {run.experiment.name} was trained with model.num_classes {classes}, "
@@ -141,30 +134,9 @@ def features_of(
     batch_size: int,
 ) -> np.ndarray:
     """`[N, D]`, the features of every image of a split."""
-    binarisation_key = training.stream(binarisation_seed, "evaluation_binarisation")
-    noise = training.stream(seed, "evaluation")
-
-    @jax.jit
-    def of_batch(variables: Variables, images: Array, index: Array, labels: Array) -> Array:
-        pixels = data.prepare_images(
-            images, index, binarisation_key, binarisation, run.dataset.maximum
-        )
-        batch = Batch(pixels, index, labels)
-        encoding = run.model.apply(variables, batch, False, method="encode")
-        keys = sampling.example_keys(noise, index)
-        found = run.model.apply(variables, batch, encoding, keys, method="activations")
-        return found["features"]
-
-    assert split.labels is not None, "checked before"
-    made = []
-    with tqdm(total=len(split), unit="image", disable=None) as bar:
-        for first in range(0, len(split), batch_size):
-            rows = np.arange(first, min(first + batch_size, len(split)))
-            labels = jnp.asarray(split.labels[rows], jnp.int32)
-            images = jnp.asarray(split.images[rows])
-            made.append(np.asarray(of_batch(run.variables, images, jnp.asarray(rows), labels)))
-            bar.update(len(rows))
-    return np.concatenate(made)
+    return activations_of(
+        run, split, ["features"], binarisation, binarisation_seed, seed, batch_size
+    )["features"]
 
 
 def classified(

@@ -21,7 +21,7 @@ from memjax.types import Array, Batch, Variables
 from memjax.workdirs import RESULTS
 
 from . import records
-from .compare import named
+from .compare import check_same_images, named
 from .likelihood import with_statistics
 from .options import check_at_least, check_choice, check_picture, check_seeds
 from .records import Record
@@ -76,17 +76,13 @@ def imputation(
     check_seeds(seed=seed)
     check_choice("batch_norm", batch_norm, ("batch", "pass", "moving_average"))
     check_picture(output)
-    runs = [_opened(workdir, data_dir, step) for workdir in workdirs]
+    runs = [open_run(workdir, data_dir, step) for workdir in workdirs]
     if not runs:
         raise InputError("imputation: found no workdirs, expected at least one")
-    for run in runs[1:]:
-        if run.dataset.digest() != runs[0].dataset.digest():
-            raise InputError(
-                f"{run.workdir}: is of other images than {runs[0].workdir}, expected runs on the "
-                "same data, divided alike"
-            )
+    check_same_images(runs)
     mask, fixed = read_mask(mask, runs[0].dataset.image_shape)
     for run in runs:
+        run.check_reads_no_context()
         records.load(run.workdir / RESULTS)  # before the work rather than after it
     written: list[Record] = []
     panels: dict[str, np.ndarray] = {}
@@ -101,16 +97,6 @@ def imputation(
     save_figure(plots.panels(panels), path)
     print(path)
     return written
-
-
-def _opened(workdir: str, data_dir: str | None, step: Step) -> Run:
-    run = open_run(workdir, data_dir, step)
-    if run.reads_context:
-        raise InputError(
-            f"{workdir}: {run.experiment.name} is given its memory with each batch, expected a "
-            "model that is not"
-        )
-    return run
 
 
 def read_mask(mask: str, image_shape: tuple[int, int, int]) -> tuple[str, np.ndarray | float]:

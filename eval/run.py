@@ -80,6 +80,14 @@ class Run:
                 "that reads them"
             )
 
+    def check_reads_no_context(self) -> None:
+        """Raises InputError where the model reads images from `Batch.context`."""
+        if self.reads_context:
+            raise InputError(
+                f"{self.workdir}: {self.experiment.name} is given its memory with each batch, "
+                "expected a model that is not"
+            )
+
     def record(self, task: str, split: str, metric: str, /, **fields: Any) -> Record:
         """A record of this run; `fields` as in Record."""
         reference = self.experiment.reference

@@ -9,17 +9,15 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from tqdm import tqdm
 
-from memjax import data, plots, sampling, training, workdirs
+from memjax import plots, sampling, training, workdirs
 from memjax.errors import InputError
 from memjax.memory import usage
-from memjax.types import Array, Batch, Variables
 
 from . import records
+from .activations import activations_of
 from .likelihood import evaluate_split, make_evaluator, with_statistics
 from .options import check_at_least, check_choice, check_seeds
 from .records import Record
@@ -144,26 +142,12 @@ def preferences_of(
     run: Run, layers: Sequence[int], binarisation_seed: int, seed: int, batch_size: int
 ) -> dict[int, np.ndarray]:
     """Layer -> h_a `[N, M]` of every test image, at one z of its posterior."""
-    images = run.dataset.splits["test"].images
-    binarisation_key = training.stream(binarisation_seed, "evaluation_binarisation")
-    noise = training.stream(seed, "evaluation")
-
-    @jax.jit
-    def of_batch(variables: Variables, images: Array, index: Array) -> dict[int, Array]:
-        pixels = data.prepare_images(
-            images, index, binarisation_key, run.binarisation, run.dataset.maximum
-        )
-        batch = Batch(pixels, index)
-        encoding = run.model.apply(variables, batch, False, method="encode")
-        keys = sampling.example_keys(noise, index)
-        found = run.model.apply(variables, batch, encoding, keys, method="activations")
-        return {layer: found[f"h_a.{layer}"] for layer in layers}
-
-    made = []
-    for first in tqdm(range(0, len(images), batch_size), unit="batch", disable=None):
-        rows = np.arange(first, min(first + batch_size, len(images)))
-        made.append(of_batch(run.variables, jnp.asarray(images[rows]), jnp.asarray(rows)))
-    return {layer: np.concatenate([one[layer] for one in made]) for layer in layers}
+    names = {layer: f"h_a.{layer}" for layer in layers}
+    split = run.dataset.splits["test"]
+    found = activations_of(
+        run, split, list(names.values()), run.binarisation, binarisation_seed, seed, batch_size
+    )
+    return {layer: found[name] for layer, name in names.items()}
 
 
 def averaged(preferences: np.ndarray, labels: np.ndarray) -> np.ndarray:
