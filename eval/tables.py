@@ -9,7 +9,14 @@ from memjax.config import Experiment
 from memjax.configs import mem_vae
 from memjax.errors import InputError
 
-from . import benchmark_tables, mem_vae_tables, memory_tables, records, writer_tables
+from . import (
+    ablation_tables,
+    benchmark_tables,
+    mem_vae_tables,
+    memory_tables,
+    records,
+    writer_tables,
+)
 from .evaluations import commit
 from .evaluations import name as name_of
 from .records import Record
@@ -58,6 +65,7 @@ def tables(results: str = "results", readme: str | None = None) -> str:
             *_draw_curves(found, folder),
             *mem_vae_tables.tables(found),
             *mem_vae_tables.draw(found, folder),
+            *ablation_tables.tables(found),
             *memory_tables.tables(found),
             *memory_tables.draw(found, folder),
             *writer_tables.tables(found),
@@ -74,6 +82,7 @@ def tables(results: str = "results", readme: str | None = None) -> str:
     if readme is not None:
         of_others = [
             *mem_vae_tables.tables(found),
+            *ablation_tables.tables(found),
             *memory_tables.tables(found, short=True),
             *writer_tables.tables(found),
         ]
