@@ -1,9 +1,12 @@
-"""How long an epoch takes, and how long until the first step.
+"""How long an epoch takes, how long until the first step, and what more seeds cost.
 
     python -m benchmarks.training --data-dir DIR
 
-Epochs of the experiments alternate and the median is taken, since machines are noisy. The start is
-a new process with an empty cache of prepared data, up to its first step and its checkpoint. Both go
+- `epochs`: of the experiments.
+- `start`: a new process with an empty cache of prepared data, up to its first step and checkpoint.
+- `seeds`: a step of several seeds together, beside one of a single seed, on random images.
+
+Rounds of what is compared alternate and the median is taken, since machines are noisy. Results go
 to results/benchmarks.json.
 """
 
@@ -14,26 +17,35 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from etils import epath
 
-from benchmarks.timing import check_rounds, run
+from benchmarks import timing
+from benchmarks.timing import alternate, check_rounds, random_bits, run
 from eval import records
 from eval.records import Record
 from eval.text import columns
 from memjax import backend, configs, data, training
 from memjax.config import Experiment
 from memjax.data import Dataset
+from memjax.errors import InputError
+from memjax.types import Array
 from train import devices
+from train.devices import RunState
+from train.replicas import stacked
 from train.runner import fit_to_data
+
+Part = Literal["epochs", "start", "seeds"]
 
 
 class Epochs:
-    """An experiment compiled and warm, whose epochs can be timed."""
+    """An experiment compiled and warm, of one seed or several, whose epochs can be timed."""
 
     def __init__(self, base: Experiment, dataset: Dataset, warm_up: int = 10):
         """Compile, take `warm_up` steps."""
@@ -47,11 +59,19 @@ class Epochs:
         )
         step = devices.make_step(experiment, optimizer, used)
         batch = devices.blank_batch(experiment, split, dataset.maximum, len(used))
-        state = training.create_state(experiment.model, optimizer, batch, experiment.seed)
-        self._state = devices.replicate(devices.initial_run_state(step, state, batch), used)
-        self._call = devices.make_call(experiment, step, dataset.maximum, used)
+        seeds = range(experiment.seed, experiment.seed + experiment.train.num_seeds)
+        several = len(seeds) > 1
+
+        @jax.jit
+        def initial(seed: Array) -> RunState:
+            state = training.create_state(experiment.model, optimizer, batch, seed)
+            return devices.initial_run_state(step, state, batch)
+
+        self._state = devices.replicate(stacked([initial(jnp.uint32(s)) for s in seeds]), used)
+        self._call = devices.make_call(experiment, step, dataset.maximum, used, several)
         self._source = devices.Source.of(experiment, split, used)
-        self._plan = sampler.plan(experiment.seed, 0, len(split), batch_size)
+        plans = [sampler.plan(one, 0, len(split), batch_size) for one in seeds]
+        self._plan = np.stack(plans) if several else plans[0]
         self.seconds(warm_up)
 
     @classmethod
@@ -102,6 +122,21 @@ def start_seconds(name: str, rounds: int, data_dir: str | None) -> Record:
     return _record(name, configs.get(name).dataset, "start_seconds", seconds)
 
 
+def seeds_seconds(name: str, num_seeds: int, rounds: int) -> list[Record]:
+    """Median seconds of a step over the number of seeds: one, and several, alternating."""
+    base, dataset = configs.get(name), random_bits(1, 10_000, 28)
+    timed = [
+        Epochs(
+            dataclasses.replace(base, train=dataclasses.replace(base.train, num_seeds=n)), dataset
+        )
+        for n in (1, num_seeds)
+    ]
+    found = alternate([one.seconds for one in timed], rounds)
+    medians = [timing.rounded(statistics.median(seconds)) for seconds in found]
+    one = timing.record(timed[0].experiment, "step_seconds_by_seeds", found[0])
+    return [dataclasses.replace(one, value=None, x=[1.0, float(num_seeds)], values=medians)]
+
+
 def _record(experiment: str, dataset: str, metric: str, seconds: list[float]) -> Record:
     return Record(
         experiment=experiment,
@@ -118,29 +153,41 @@ def _record(experiment: str, dataset: str, metric: str, seconds: list[float]) ->
 
 
 def main(
+    parts: tuple[Part, ...] = ("epochs", "start", "seeds"),
     experiments: tuple[str, ...] = ("vae_mnist", "mem_vae_mnist"),
     rounds: int = 5,
+    num_seeds: int = 3,
     data_dir: str | None = None,
     results: str = "results",
 ) -> None:
-    """Time epochs and the start of training.
+    """Time epochs, the start of training, and several seeds together.
 
     Args:
-        experiments: whose epochs alternate; the first one's start is timed.
+        parts: what to measure.
+        experiments: whose epochs alternate; the first one's start is timed, the last one's seeds.
         rounds: of which the median is taken.
+        num_seeds: that are trained together.
         data_dir: folder with <dataset>.npz files.
         results: folder of benchmarks.json.
     """
     check_rounds(rounds)
+    if num_seeds < 2:
+        raise InputError(f"--num-seeds: found {num_seeds}, expected at least 2")
     backend.configure()
     folder = None if data_dir is None else str(epath.Path(data_dir).resolve())
-    found = epoch_seconds(experiments, rounds, folder)
-    found.append(start_seconds(experiments[0], rounds, folder))
-    records.add(epath.Path(results) / "benchmarks.json", found)
+    measured: dict[Part, Callable[[], list[Record]]] = {
+        "epochs": lambda: epoch_seconds(experiments, rounds, folder),
+        "start": lambda: [start_seconds(experiments[0], rounds, folder)],
+        "seeds": lambda: seeds_seconds(experiments[-1], num_seeds, rounds),
+    }
     rows = [("experiment", "metric", "median", "all")]
-    for one in found:
-        every = " ".join(f"{value:.1f}" for value in one.values or [])
-        rows.append((one.experiment, one.metric, f"{one.value:.2f} s", every))
+    for part in parts:
+        found = measured[part]()
+        records.add(epath.Path(results) / "benchmarks.json", found)
+        for one in found:
+            every = " ".join(f"{value:.3g}" for value in one.values or [])
+            median = "-" if one.value is None else f"{one.value:.3g} s"
+            rows.append((one.experiment, one.metric, median, every))
     print(columns(rows))
 
 

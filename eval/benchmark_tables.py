@@ -15,13 +15,15 @@ TIMES = {
     "step_seconds_torch_compiled": "a step of the same model in PyTorch, compiled",
 }
 OVER_ENTRIES = "step_seconds_by_memory"  # curves of benchmarks.addressing
+OVER_SEEDS = "step_seconds_by_seeds"  # of benchmarks.training
 OVER_STEPS = "gradient_gib_by_steps"  # curves of benchmarks.writing
 Curves = dict[str, dict[float, float]]
 
 
 def tables(found: list[Record]) -> list[str]:
     """Markdown of every table that there are records for."""
-    made = (_times(found), _over_entries(found), *_crossings(found), _over_steps(found))
+    over_others = (_over_seeds(found), _over_entries(found), *_crossings(found), _over_steps(found))
+    made = (_times(found), *over_others)
     return [table for table in made if table]
 
 
@@ -113,6 +115,29 @@ def _crossing(soft: str, seconds: Curves) -> str:
     if not later:
         return f"Hard addressing against {soft}: not faster at the largest size."
     return f"Hard addressing against {soft}: faster from {min(later):,.0f} entries on."
+
+
+def _over_seeds(found: list[Record]) -> str:
+    """What seeds trained together take, beside as many runs of one."""
+    # The newest of each.
+    newest = {one.experiment: one for one in found if one.metric == OVER_SEEDS}
+    rows = []
+    for one in newest.values():
+        seconds = _points(one)
+        rows += [
+            (
+                f"`{one.experiment}`",
+                f"{seeds:.0f}",
+                _seconds(together),
+                _seconds(seeds * seconds[1.0]),
+                f"{seeds * seconds[1.0] / together:.2f}",
+                commit(one.commit, one.dirty),
+            )
+            for seeds, together in seconds.items()
+            if seeds > 1
+        ]
+    title = "Seconds of a step of several seeds, trained together and in runs of their own:"
+    return table(title, ("experiment", "seeds", "together", "apart", "ratio", "commit"), rows)
 
 
 def _over_steps(found: list[Record]) -> str:

@@ -1,15 +1,17 @@
 """What is compared in the benchmarks is the same thing, and is compared in turn."""
 
+import dataclasses
 import itertools
 import sys
 from typing import Any
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import addressing, timing, writing
+from benchmarks import addressing, timing, training, writing
 from eval import records
 from memjax import configs, objectives, sampling
 from memjax.errors import InputError
@@ -79,12 +81,32 @@ def test_a_curve_over_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         (addressing, {"sizes": (16, 6)}, "^--sizes: found 6, expected multiples of four"),
         (addressing, {"rounds": 0}, "^--rounds: found 0, expected at least 1"),
         (writing, {"rounds": 0}, "^--rounds: found 0, expected at least 1"),
+        (training, {"rounds": 0}, "^--rounds: found 0, expected at least 1"),
+        (training, {"num_seeds": 1}, "^--num-seeds: found 1, expected at least 2"),
         (writing, {"steps": (0,)}, "^--steps: found 0, expected at least 1"),
     ],
 )
 def test_bad_options(module: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         module.main(**options)
+
+
+def test_seeds_that_are_timed_together_are_those_timed_alone() -> None:
+    base, dataset = configs.get("vae_digits"), timing.random_bits(1, 100, 8)
+
+    def steps(seed: int, num_seeds: int) -> training.Epochs:
+        train = dataclasses.replace(base.train, num_seeds=num_seeds)
+        return training.Epochs(dataclasses.replace(base, seed=seed, train=train), dataset, 2)
+
+    second = jax.tree.map(lambda leaf: leaf[1], steps(4, 2).params)
+    chex.assert_trees_all_close(second, steps(5, 1).params, rtol=1e-4, atol=1e-6)
+
+
+def test_seconds_over_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "SHORTEST", 1e-9)  # one step a call
+    (found,) = training.seeds_seconds("vae_mnist", 2, rounds=1)
+    assert (found.metric, found.x) == ("step_seconds_by_seeds", [1.0, 2.0])
+    assert min(found.values or []) > 0
 
 
 def test_missing_torch_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -283,6 +283,15 @@ def test_what_rematerialisation_saves_is_a_ratio(results: Path) -> None:
     assert [row["ratio"] for row in rows] == ["4.0", "6.0"]
 
 
+def test_seeds_together_stand_beside_runs_of_their_own(results: Path) -> None:
+    of_seeds = {"metric": "step_seconds_by_seeds", "value": None, "x": [1.0, 3.0]}
+    old, new = (step_seconds(values=values, **of_seeds) for values in ([9.0, 9.0], [0.5, 1.2]))
+    (row,) = table_under(page_of(results, old, new), "Seconds of a step of several seeds")
+    assert (row["seeds"], row["together"], row["apart"], row["ratio"]) == (
+        *("3", "1.20", "1.50", "1.25"),
+    )
+
+
 def test_no_curves_no_picture(results: Path) -> None:
     assert "figures" not in page_of(results, record())
     assert not (results / "figures").exists()
