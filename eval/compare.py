@@ -104,7 +104,7 @@ def _difference(run: Run, first: Run) -> str:
     """Mean difference to the first run, image by image, with its standard error."""
     here, there = _likelihood(run), _likelihood(first)
     # The same images: of the same split, binarised alike.
-    same = ("binarisation_seed", "split_order", "split_seed", "merge_validation")
+    same = ("binarisation_seed", "split_order", "split_seed", "merge_validation", "images")
     paths = (run.workdir / file_name(here), first.workdir / file_name(there))
     alike = all(here.protocol.get(name) == there.protocol.get(name) for name in same)
     alike = alike and here.num_images == there.num_images

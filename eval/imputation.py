@@ -25,7 +25,7 @@ from .compare import check_same_images, named
 from .likelihood import with_statistics
 from .options import check_at_least, check_choice, check_picture, check_seeds
 from .records import Record
-from .run import Run, Step, open_run
+from .run import Run, Step, evenly_spaced, open_run, said_of_images
 from .samples import save_figure
 
 BatchNorm = Literal["batch", "pass", "moving_average"]
@@ -56,7 +56,7 @@ def imputation(
             with probability P; half, the left one; or the path of an .npy file, `[H, W]` or
             `[H, W, C]`, that is 1 where a pixel is missing and 0 elsewhere.
         num_passes: of the Markov chain.
-        max_images: the first of them only.
+        max_images: so many of them, evenly spaced; all if not given.
         output: the PNG; imputation_<mask>.png in the first workdir if not given.
         data_dir: folder with <dataset>.npz files.
         step: latest, best (by validation bound) or the step of a checkpoint.
@@ -202,13 +202,13 @@ class Chain:
         """The records of the run, and the first images: `original`, `missing`, `last` guess."""
         run, started, origin = self._run, time.monotonic(), records.here()
         split = run.dataset.splits["test"]
-        images = split.images[:max_images]
+        places = evenly_spaced(len(split), max_images)
         found = []
         shown: dict[str, Array] = {}
-        with tqdm(total=len(images), unit="image", disable=None) as bar:
-            for first in range(0, len(images), self._size):
-                index = jnp.arange(first, min(first + self._size, len(images)))
-                batch = self._batch(images, index, split.labels)
+        with tqdm(total=len(places), unit="image", disable=None) as bar:
+            for first in range(0, len(places), self._size):
+                index = jnp.asarray(places[first : first + self._size])
+                batch = self._batch(split.images, index, split.labels)
                 missing = self._missing(index)
                 last, errors, counts = self._over_batch(run.variables, batch, missing)
                 found.append((np.asarray(errors, np.float64), np.asarray(counts, np.float64)))
@@ -222,8 +222,8 @@ class Chain:
         errors = np.concatenate([one for one, _ in found], axis=-1)
         counts = np.concatenate([one for _, one in found])
         common = {
-            "num_images": len(images),
-            "protocol": self._protocol,
+            "num_images": len(places),
+            "protocol": {**self._protocol, **said_of_images(len(split), len(places))},
             "seconds": round(time.monotonic() - started, 1),
             **origin,
         }

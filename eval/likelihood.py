@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from memjax import configs, data, training, workdirs
+from memjax import data, training, workdirs
 from memjax.errors import InputError
 from memjax.evaluation import (
     Likelihood,
@@ -34,7 +34,7 @@ from . import records
 from .chunks import compile_fitting
 from .options import check_at_least, check_choice, check_seeds, split_of
 from .records import Record
-from .run import Own, Run, Step, open_run
+from .run import Own, Run, Step, evenly_spaced, open_run, said_of_images
 
 # Images [B, H, W, C] uint8, their places in the split [B], and their classes [B] if known.
 Examples = tuple[Array, Array, Array | None]
@@ -44,6 +44,7 @@ Evaluator = Callable[[Examples], Found]
 logger = logging.getLogger("memjax")
 TASK = "likelihood"
 NUMBERS = (1, 5, 50, 500, 5000, 50_000)
+PARTS = ("reconstruction_nll", "kl_latent")  # of the ELBO, where the model says them
 # The most that one batch of the statistics pass holds.
 STATISTICS_IMAGES, STATISTICS_PIXELS = 2**17, 2**27
 
@@ -69,7 +70,7 @@ def likelihood(
         workdir: of a training run.
         num_samples: importance samples of each image.
         split: of the data set.
-        max_images: evaluate the first of them only.
+        max_images: evaluate so many of them, evenly spaced; all if not given.
         data_dir: folder with <dataset>.npz files.
         step: latest, best (by validation bound) or the step of a checkpoint.
         batch_norm: pass takes the statistics of the whole training set in one batch, as the first
@@ -120,11 +121,12 @@ def likelihood(
         "precision": run.model.precision,
         "image_size": list(run.dataset.image_shape),
         "evaluation_seed": seed,
+        **said_of_images(len(run.dataset.splits[split]), len(found[0].log_likelihood)),
     }
     common = {"num_samples": num_samples, "protocol": protocol, **origin}
     common["seconds"] = round(time.monotonic() - started, 1)
     written = write(run, found, split, numbers, common)
-    logger.info("%s", describe(written))
+    logger.info("%s", describe(written, bool(getattr(run.model, "num_classes", 0))))
     logger.info("values of each image: %s", run.workdir / file_name(written[0]))
     return written
 
@@ -213,21 +215,21 @@ def evaluate_split(
     run: Run, evaluate: Evaluator, split: str, max_images: int | None, batch_size: int
 ) -> Found:
     """Evaluate a split batch by batch, its images spread over the local devices."""
-    images, labels = run.dataset.splits[split].images[:max_images], run.dataset.splits[split].labels
+    images, labels = run.dataset.splits[split].images, run.dataset.splits[split].labels
+    places = evenly_spaced(len(images), max_images)
     count = jax.local_device_count()
-    size = -(-min(batch_size, len(images)) // count) * count
+    size = -(-min(batch_size, len(places)) // count) * count
     found = []
-    with tqdm(total=len(images), unit="image", disable=None) as bar:
-        for first in range(0, len(images), size):
-            index = np.arange(first, first + size, dtype=np.int32)
+    with tqdm(total=len(places), unit="image", disable=None) as bar:
+        for first in range(0, len(places), size):
             # The last batch is filled up with the last image, whose copies are dropped below.
-            rows = np.minimum(index, len(images) - 1)
-            examples = (images[rows], index, None if labels is None else labels[rows])
+            index = places[np.minimum(np.arange(first, first + size), len(places) - 1)]
+            examples = (images[index], index, None if labels is None else labels[index])
             result = evaluate(jax.device_put(examples, _over_devices("images")))
             found.append(jax.tree.map(np.asarray, result))
-            bar.update(min(size, len(images) - first))
+            bar.update(min(size, len(places) - first))
     joined = jax.tree.map(lambda *parts: np.concatenate(parts, axis=-1), *found)
-    return jax.tree.map(lambda values: values[..., : len(images)], joined)
+    return jax.tree.map(lambda values: values[..., : len(places)], joined)
 
 
 def write(
@@ -303,25 +305,26 @@ def _mean_and_error(values: Any) -> dict[str, float | None]:
     return {"value": float(np.mean(values, dtype=np.float64)), "stderr": error}
 
 
-def _density(one: Record) -> str:
-    experiment = configs.EXPERIMENTS.get(one.experiment)
-    changed = one.protocol.get("changed", {})
-    default = getattr(experiment.model, "num_classes", 0) if experiment else 0
-    return "p(x | y)" if changed.get("model.num_classes", default) else "p(x)"
-
-
-def describe(written: list[Record]) -> str:
-    """Two lines for the terminal."""
+def describe(written: list[Record], given_labels: bool = False) -> str:
+    """Lines for the terminal; with `given_labels` the density is that of x given its label."""
     by_metric = {record.metric: record for record in written}
     main, curve = by_metric["log_likelihood"], by_metric["iwae_bound"]
+    density = "p(x | y)" if given_labels else "p(x)"
     error = "" if main.stderr is None else f" ± {main.stderr:.2f}"
     lines = [
-        f"{main.experiment}: log {_density(main)} = {main.value:.2f}{error} nats, "
+        f"{main.experiment}: log {density} = {main.value:.2f}{error} nats, "
         f"{main.num_images} {main.split} images, {main.num_samples} samples, {main.seconds:.0f} s"
     ]
-    if main.paper is not None:
-        lines[0] += f" (paper: {main.paper:.2f})"
+    parts = [by_metric[name] for name in PARTS if name in by_metric]
+    if parts:
+        said = [f"{one.metric} {one.value:.2f}{_of_paper(one)}" for one in parts]
+        lines.append(f"{', '.join(said)} nats")
+    lines[0] += _of_paper(main)
     steps = [f"K={x:.0f}: {y:.2f}" for x, y in zip(curve.x or [], curve.values or [], strict=True)]
     size = by_metric["effective_sample_size"].value
     lines.append(f"bound {', '.join(steps)}; effective sample size {size:.0f}")
     return "\n".join(lines)
+
+
+def _of_paper(one: Record) -> str:
+    return "" if one.paper is None else f" (paper: {one.paper:.2f})"

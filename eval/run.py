@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import tyro
 from etils import epath
 
@@ -142,6 +143,21 @@ def open_run(
     return Run(
         epath.Path(workdir), experiment, restored.model, restored.variables, restored.step, dataset
     )
+
+
+def evenly_spaced(size: int, most: int | None) -> np.ndarray:
+    """Places `[N]` int32 of at most so many of a split's images.
+
+    They are spread over all of it, since the images of some data sets are in order of their
+    classes.
+    """
+    count = size if most is None else min(size, most)
+    return (np.arange(count) * size // count).astype(np.int32)
+
+
+def said_of_images(size: int, count: int) -> dict[str, str]:
+    """What a protocol says of `count` images of a split of `size`: nothing if they are all."""
+    return {} if count == size else {"images": "evenly spaced"}
 
 
 _OF_A_SESSION = {"commit", "dirty", "hardware", "seconds"}

@@ -17,7 +17,7 @@ from memjax.types import Variables
 from .episodes import as_in_training
 from .likelihood import with_statistics
 from .options import check_at_least, check_picture, check_seeds
-from .run import Own, Run, Step, open_run
+from .run import Own, Run, Step, evenly_spaced, open_run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,7 +73,7 @@ def pictures(run: Run, num_images: int, seed: int = 0) -> dict[str, np.ndarray]:
 
     @jax.jit
     def found(variables: Variables, images: jax.Array) -> dict[str, jax.Array]:
-        index = jnp.arange(min(num_images, len(images)))
+        index = jnp.asarray(evenly_spaced(len(images), num_images))
         if draw is None:
             drawn = Drawn(index, labels=None if labels is None else jnp.asarray(labels)[index])
         else:

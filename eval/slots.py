@@ -21,7 +21,7 @@ from .activations import activations_of
 from .likelihood import evaluate_split, make_evaluator, with_statistics
 from .options import check_at_least, check_choice, check_seeds
 from .records import Record
-from .run import Own, Run, Step, open_run
+from .run import Own, Run, Step, open_run, said_of_images
 from .samples import save_figure
 
 TOP = 3  # slots that are shown of each class
@@ -56,7 +56,7 @@ def slots(
     Args:
         workdir: of a training run of a model with slots, on images with labels.
         num_samples: importance samples for what disabling a layer costs.
-        max_images: test images for the same; the first of them.
+        max_images: test images for the same, evenly spaced.
         data_dir: folder with <dataset>.npz files.
         step: latest, best (by validation bound) or the step of a checkpoint.
         batch_norm: as in `eval likelihood`; the statistics are those of the whole memory.
@@ -216,7 +216,11 @@ def _cost(
                 stderr=float(cost.std(ddof=1) / np.sqrt(len(cost))) if len(cost) > 1 else None,
                 num_images=len(cost),
                 num_samples=num_samples,
-                protocol={**protocol, "disabled": list(disabled)},
+                protocol={
+                    **protocol,
+                    "disabled": list(disabled),
+                    **said_of_images(len(run.dataset.splits["test"]), len(cost)),
+                },
                 **origin,
             )
         )

@@ -16,6 +16,7 @@ import pytest
 
 import memjax
 from eval import likelihood
+from eval.run import evenly_spaced
 from memjax import data, training
 from memjax.errors import InputError
 from memjax.evaluation import log_weights, pass_statistics
@@ -104,6 +105,7 @@ def test_every_field_of_the_schema_is_written(evaluated: Path) -> None:
             "merge_validation": False,
             "precision": "float32",
             "image_size": [8, 8, 1],
+            "images": "evenly spaced",
             "evaluation_seed": 0,
             "changed": {
                 "model.hidden": [16, 12],
@@ -148,6 +150,7 @@ def test_numbers_are_of_the_pass_over_the_training_set(evaluated: Path) -> None:
     # The same at once: training images as the last epoch saw them, test images binarised once.
     _, model, variables, _ = memjax.restore(str(evaluated))
     digits = data.load("digits")
+    places = evenly_spaced(250, IMAGES)
 
     @jax.jit
     def evaluate(seen: jax.Array, unseen: jax.Array) -> jax.Array:
@@ -157,12 +160,12 @@ def test_numbers_are_of_the_pass_over_the_training_set(evaluated: Path) -> None:
         noise = training.stream(0, "statistics")
         passed = pass_statistics(model, variables, Batch(seen, index), noise)
         key = training.stream(0, "evaluation_binarisation")
-        index = jnp.arange(IMAGES)
+        index = jnp.asarray(places)
         unseen = data.prepare_images(unseen, index, key, "fixed", digits.maximum)
         noise = training.stream(0, "evaluation")
         return log_weights(model, passed, Batch(unseen, index), noise, K, K)
 
-    weights = evaluate(digits.splits["train"].images, digits.splits["test"].images[:IMAGES])
+    weights = evaluate(digits.splits["train"].images, digits.splits["test"].images[places])
     expected = np.log(np.mean(np.exp(np.float64(weights) + 40), axis=0)) - 40
     np.testing.assert_allclose(
         images_of(evaluated)["log_likelihood"], expected, rtol=1e-6, atol=1e-4
@@ -195,11 +198,20 @@ def test_the_same_evaluation_replaces_and_another_adds(evaluated: Path, tmp_path
     assert abs(passed - averaged) > 0.01
 
 
-def test_first_images_do_not_depend_on_how_many_there_are(evaluated: Path, workdir: Path) -> None:
+def test_an_image_does_not_depend_on_how_many_there_are(evaluated: Path, workdir: Path) -> None:
     likelihood(str(workdir), **(SMALL | {"max_images": 5}))
     fewer, more = images_of(workdir), images_of(evaluated)
     assert result(workdir, "log_likelihood")["num_images"] == 5
-    np.testing.assert_allclose(fewer["log_likelihood"], more["log_likelihood"][:5], rtol=1e-6)
+    # Both are evenly spaced over the split: five of 250, and thirty.
+    np.testing.assert_allclose(fewer["log_likelihood"], more["log_likelihood"][::6], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("size", "most", "places"),
+    [(10, 5, [0, 2, 4, 6, 8]), (7, 3, [0, 2, 4]), (3, 9, [0, 1, 2]), (2, None, [0, 1])],
+)
+def test_images_are_evenly_spaced(size: int, most: int | None, places: list[int]) -> None:
+    assert evenly_spaced(size, most).tolist() == places
 
 
 def test_number_of_devices_does_not_matter(

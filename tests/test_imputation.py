@@ -13,7 +13,7 @@ from PIL import Image
 
 from eval import imputation, records
 from eval.imputation import read_mask
-from eval.run import open_run
+from eval.run import evenly_spaced, open_run
 from memjax import data, sampling, training
 from memjax.configs import published
 from memjax.errors import InputError
@@ -211,8 +211,9 @@ def test_error_is_that_of_the_chain(workdirs: list[str]) -> None:
         (workdirs[0],), mask="half", num_passes=3, max_images=20, batch_norm="moving_average"
     )
     run = open_run(workdirs[0], None)
-    images = data.load("digits").splits["test"].images[:20]
-    batch = Batch(jnp.asarray(images, jnp.float32) / run.dataset.maximum, jnp.arange(20))
+    places = evenly_spaced(250, 20)
+    images = data.load("digits").splits["test"].images[places]
+    batch = Batch(jnp.asarray(images, jnp.float32) / run.dataset.maximum, jnp.asarray(places))
     missing = jnp.zeros((8, 8, 1), bool).at[:, :4].set(True)
     key = jax.random.fold_in(training.stream(0, "imputation"), 1)
     _, errors = jax.jit(impute, static_argnums=(0, 5))(
