@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from memjax.types import Array
 
 NUM_PARAMETERS = 5
+LARGEST = 20.0  # a stride of exp(20) in variances of exp(-20) is still a number
 
 
 @flax.struct.dataclass
@@ -40,6 +41,8 @@ def window(parameters: Array, size: int, height: int, width: int) -> Window:
     Source: equations 19 to 26. A softmax normalises the rows of the filterbank, so that a variance
     near zero, or a window beside the image, weighs the nearest pixel instead of nothing.
     """
+    # Beyond these bounds a window sees one pixel, or weighs it by more than float32 can tell.
+    parameters = jnp.clip(parameters, -LARGEST, LARGEST)
     x, y, log_variance, log_stride, log_intensity = jnp.split(parameters, NUM_PARAMETERS, axis=-1)
     stride = (max(height, width) - 1) / max(size - 1, 1) * jnp.exp(log_stride)
     return Window(
@@ -64,8 +67,7 @@ def filterbank(centre: Array, stride: Array, log_variance: Array, size: int, len
     """
     means = centre + (jnp.arange(1, size + 1) - size / 2 - 0.5) * stride
     distances = jnp.square(jnp.arange(1, length + 1) - means[..., None])
-    # Below this a Gaussian is a pixel, and a smaller variance would make 0 times infinity of it.
-    precisions = jnp.exp(-jnp.maximum(log_variance, -30.0))
+    precisions = jnp.exp(-log_variance)
     return jax.nn.softmax(-0.5 * distances * precisions[..., None])
 
 

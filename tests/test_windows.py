@@ -78,6 +78,19 @@ def test_writing_is_the_transpose_of_reading() -> None:
     np.testing.assert_allclose(inner, np.sum(images * windows.write(window, patch)), rtol=1e-4)
 
 
+@pytest.mark.parametrize("size", [3, 4])
+@pytest.mark.parametrize("which", range(windows.NUM_PARAMETERS))
+@pytest.mark.parametrize("value", [-1e30, -100.0, 100.0, 1e30])
+def test_no_parameters_are_too_large(size: int, which: int, value: float) -> None:
+    def total(of: jax.Array) -> jax.Array:
+        window = windows.window(of, size, HEIGHT, WIDTH)
+        again = windows.write(window, windows.read(window, jnp.ones((1, HEIGHT, WIDTH, 1))))
+        return again.sum() + window.rows.sum()
+
+    found = jax.value_and_grad(total)(jnp.zeros((1, 5)).at[0, which].set(value))
+    assert all(np.isfinite(one).all() for one in found)
+
+
 @pytest.mark.parametrize("log_variance", [-200.0, SHARP, 30.0])
 def test_gradients_are_finite(log_variance: float) -> None:
     def total(numbers: jax.Array) -> jax.Array:

@@ -49,7 +49,6 @@ OTHERS = {
     ),
 }
 every = pytest.mark.parametrize("model", [*KINDS.values(), *OTHERS.values()], ids=[*KINDS, *OTHERS])
-by_hand = pytest.mark.parametrize("model", KINDS.values(), ids=KINDS)
 
 
 def batch(count: int = 4) -> Batch:
@@ -81,18 +80,25 @@ def noise(model: Writer, num_samples: int) -> np.ndarray:
     return found
 
 
-@by_hand
+def hand(model: Writer, of_sample: np.ndarray) -> dict[str, Any]:
+    examples = batch()
+    images, labels = np.asarray(examples.images), np.asarray(examples.labels)
+    return writer_by_hand.run(model, variables(model)["params"], images, of_sample, labels)
+
+
+@every
 def test_the_scan_is_the_loop(model: Writer) -> None:
     found = terms(model, 2)
-    params = variables(model)["params"]
     for k, of_sample in enumerate(noise(model, 2)):
-        hand = writer_by_hand.run(model, params, np.asarray(batch().images), of_sample)
+        expected = hand(model, of_sample)
         for name in ("log_likelihood", "log_prior", "log_posterior", "kl"):
-            np.testing.assert_allclose(getattr(found, name)[k], hand[name], rtol=1e-5, err_msg=name)
+            np.testing.assert_allclose(
+                getattr(found, name)[k], expected[name], rtol=1e-5, err_msg=name
+            )
     assert found.reparameterised and not found.log_score.any() and not found.penalty.any()
 
 
-@by_hand
+@every
 def test_the_canvas_is_the_sum_of_the_writes(model: Writer) -> None:
     of, examples = variables(model), batch()
     keys = tiny.keys(examples, 1)[0]
@@ -101,26 +107,23 @@ def test_the_canvas_is_the_sum_of_the_writes(model: Writer) -> None:
         return module.reconstruct(examples, module.encode(examples, False), keys)
 
     means = model.apply(of, method=reconstructed)
-    hand = writer_by_hand.run(model, of["params"], np.asarray(examples.images), noise(model, 1)[0])
-    total = np.sum(hand["writes"], axis=0).reshape(means.shape)
-    np.testing.assert_allclose(means, writer_by_hand.sigmoid(total), rtol=1e-5, atol=1e-6)
+    writes = hand(model, noise(model, 1)[0])["writes"]
+    start = writer_by_hand.start(model, of["params"], len(keys))["canvas"]
+    expected = writer_by_hand.means(model, start + np.sum(writes, axis=0))
+    np.testing.assert_allclose(means, expected, rtol=1e-5, atol=1e-5)
 
 
-@by_hand
+@every
 def test_samples_are_the_writes_of_the_prior(model: Writer) -> None:
     of, examples = variables(model), batch()
-    keys = tiny.keys(examples, 1)[0]
-    found = model.apply(of, keys, method="generate")
-    size, pixels = len(keys), int(np.prod(tiny.IMAGE_SHAPE))
-    decoder = writer_by_hand.zeros(size, model.decoder_units)
-    output = writer_by_hand.zeros(size, pixels)
-    canvas = np.zeros((size, pixels))
+    keys, labels = tiny.keys(examples, 1)[0], examples.labels if model.num_classes else None
+    found = model.apply(of, keys, labels=labels, method="generate")
+    state = writer_by_hand.start(model, of["params"], len(keys))
     assert found.canvases.shape == (model.steps, *examples.images.shape)
     for t, z in enumerate(noise(model, 1)[0]):
-        written, decoder, output = writer_by_hand.write(model, of["params"], z, decoder, output)
-        canvas = canvas + written
-        expected = writer_by_hand.sigmoid(canvas).reshape(examples.images.shape)
-        np.testing.assert_allclose(found.canvases[t], expected, rtol=1e-5, atol=1e-6)
+        state = writer_by_hand.write(model, of["params"], z, state, labels)
+        expected = writer_by_hand.means(model, state["canvas"])
+        np.testing.assert_allclose(found.canvases[t], expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(found.means, found.canvases[-1])
 
 
@@ -136,11 +139,11 @@ def test_log_posterior_minus_log_prior_is_the_kl_on_average(model: Writer) -> No
 
 def test_the_kl_is_that_of_distrax() -> None:
     model = writer(steps=1)
-    of, examples = variables(model), batch()
+    of = variables(model)
     found = terms(model, 1, of)
-    hand = writer_by_hand.run(model, of["params"], np.asarray(examples.images), noise(model, 1)[0])
+    features = hand(model, noise(model, 1)[0])["features"]
     mean, log_variance = np.split(
-        writer_by_hand.dense(of["params"]["posterior"], hand["features"]), 2, axis=-1
+        writer_by_hand.dense(of["params"]["posterior"], features), 2, axis=-1
     )
     posterior = distrax.MultivariateNormalDiag(mean, np.exp(log_variance / 2))
     prior = distrax.MultivariateNormalDiag(np.zeros_like(mean), np.ones_like(mean))
@@ -235,6 +238,7 @@ def test_a_learned_start_begins_at_zero() -> None:
         ({"slots": -1}, "model.slots: found -1, expected at least 0"),
         ({"attention": "gaussian", "read_size": 4}, "model.read_size: found 4, expected 1 to 3"),
         ({"attention": "gaussian", "write_size": 9}, "model.write_size: found 9"),
+        ({"read_size": 0}, "model.read_size: found 0, expected at least 1"),
         ({"attention": "gaussian", "output": "lstm"}, "model.output: found lstm"),
         ({"image_shape": None}, "model.image_shape: found None"),
     ],
@@ -252,3 +256,18 @@ def test_labels_that_are_not_there() -> None:
         model.apply(
             variables(model), tiny.keys(batch(), 1)[0], labels=jnp.zeros(4, int), method="generate"
         )
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 1, 2, 3], r"labels: found 3, expected 0 to 2"),
+        ([-1, 0, 0, 0], r"labels: found -1, expected 0 to 2"),
+        ([1], r"labels: found the shape \(1,\), expected \(4,\), one for each sample"),
+    ],
+)
+def test_labels_that_cannot_be(labels: list[int], message: str) -> None:
+    model = OTHERS["labels"]
+    keys, given = tiny.keys(batch(), 1)[0], jnp.asarray(labels)
+    with pytest.raises(InputError, match=message):
+        model.apply(variables(model), keys, labels=given, method="generate")

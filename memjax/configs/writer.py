@@ -1,10 +1,10 @@
 """Griesemer, Adaptive variational memory encoding (AVME), 2017, with DRAW beside it.
 
-    python -m train avme_mnist --workdir runs/avme_mnist            expect a reconstruction of 80.50
+    python -m train avme_mnist --workdir runs/avme_mnist           the paper: reconstruction 80.50
     python -m train avme_mnist_conditional --workdir runs/classes
-    python -m train draw_mnist --workdir runs/draw_mnist            expect an NLL of at most 80.97
-    python -m train draw_mnist_no_attention --workdir runs/draw     expect an NLL of at most 87.40
-    python -m train avme_digits --workdir runs/avme_digits          two minutes on two CPU cores
+    python -m train draw_mnist --workdir runs/draw_mnist           the paper: an NLL of up to 80.97
+    python -m train draw_mnist_no_attention --workdir runs/draw    the paper: an NLL of up to 87.40
+    python -m train avme_digits --workdir runs/avme_digits         two minutes on two CPU cores
 
 then `python -m eval likelihood` and `python -m eval canvas`. T is `--model.steps`.
 

@@ -85,11 +85,13 @@ class Writer(nn.Module):
             patch, as in DRAW.
         read_size: N of the N x N window that reads.
         write_size: N of the one that writes; there must be a linear output.
-        slots: memory slots that the decoder reads at each step before it writes; 0 for none. The
-            first paper names a recurrent writer with memory as its further work.
+        slots: memory slots that are read at each step, and composed with the decoder's hidden
+            state in what is written; its own recurrence and the window of attention do not see
+            them. 0 for none. The first paper names a recurrent writer with memory as its further
+            work.
         slot_attention: see `memory.soft_attention`.
         num_classes: of a label that the encoder and the decoder see; 0 for none.
-        initial_state: of both LSTMs and of the canvas: `zero` or `learned`.
+        initial_state: of all LSTMs and of the canvas: `zero` or `learned`.
         likelihood: bernoulli, or gaussian (with a learned variance for each pixel).
         rematerialise: keep nothing of a step but its state for the backward pass, and compute the
             rest again.
@@ -205,7 +207,8 @@ class Writer(nn.Module):
             labels: `[B]`, what to write; drawn evenly where a model has classes and none is given.
 
         Raises:
-            InputError: labels for a model without classes.
+            InputError: labels for a model without classes, of another number than the keys, or
+                outside the classes.
 
         Source: Griesemer 2017, equations 19 to 21, and 26 to 28 with labels.
         """
@@ -342,7 +345,20 @@ class Writer(nn.Module):
         if labels is None:
             drawn = jax.vmap(lambda key: jax.random.fold_in(key, self.steps))(keys)
             labels = jax.vmap(lambda key: jax.random.randint(key, (), 0, self.num_classes))(drawn)
+        else:
+            self._check_labels(labels, len(keys))
         return self.decoder_of_label(labels)
+
+    def _check_labels(self, labels: Array, count: int) -> None:
+        if labels.shape != (count,):
+            raise InputError(
+                f"labels: found the shape {labels.shape}, expected ({count},), one for each sample"
+            )
+        if isinstance(labels, jax.core.Tracer):  # without values yet
+            return
+        for label in labels.tolist():
+            if label not in range(self.num_classes):
+                raise InputError(f"labels: found {label}, expected 0 to {self.num_classes - 1}")
 
     def _image_distribution(self, canvas: Array) -> Any:
         if self.likelihood == "bernoulli":
@@ -372,7 +388,8 @@ class Writer(nn.Module):
         return self.write_size**2 * self._canvas_shape[-1]
 
     def _check(self) -> None:
-        for name in ("steps", "latent", "encoder_units", "decoder_units"):
+        at_least_one = ("steps", "latent", "encoder_units", "decoder_units")
+        for name in (*at_least_one, "read_size", "write_size"):
             if (value := getattr(self, name)) < 1:
                 raise InputError(f"model.{name}: found {value}, expected at least 1")
         for name in ("slots", "num_classes"):
@@ -382,7 +399,7 @@ class Writer(nn.Module):
             return
         longest = min(self._image_shape[:2])
         for name in ("read_size", "write_size"):
-            if not 1 <= (value := getattr(self, name)) <= longest:
+            if (value := getattr(self, name)) > longest:
                 raise InputError(
                     f"model.{name}: found {value}, expected 1 to {longest}, the image's shorter "
                     "side"
