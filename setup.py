@@ -40,7 +40,7 @@ TEST = [
     "setuptools>=77",  # the wheel is built without network
 ]
 
-BENCH = ["torch>=2.4"]  # the rival of benchmarks.addressing
+BENCH = ["torch>=2.4"]  # the rival of benchmarks.addressing and benchmarks.writing
 
 setup(
     name="memjax",

@@ -118,6 +118,8 @@ def main(
         results: folder of benchmarks.json.
     """
     check_rounds(rounds)
+    if not (parts and steps):
+        raise InputError("--parts, --steps: found none of one, expected at least one of both")
     for number in steps:
         if number < 1:
             raise InputError(f"--steps: found {number}, expected at least 1")

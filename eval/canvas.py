@@ -41,7 +41,8 @@ def canvas(
         workdir: of a training run.
         labels: classes to draw, of a model that was trained with them.
         num_images: samples, of each label where there are any.
-        output: the PNG; canvas.png in the workdir if not given. The other files lie beside it.
+        output: the PNG; canvas.png in the workdir if not given, or canvas_by_label.png with
+            labels. The other files lie beside it.
         data_dir: folder with <dataset>.npz files.
         step: latest, best (by validation bound) or the step of a checkpoint.
         seed: of the samples.
@@ -61,17 +62,21 @@ def canvas(
     check_picture(output)
     run = open_run(workdir, data_dir, step, experiment)
     _check_labels(run, labels)
-    path = epath.Path(output) if output else run.workdir / "canvas.png"
+    name = "canvas_by_label.png" if labels else "canvas.png"
+    path = epath.Path(output) if output else run.workdir / name
     rows = np.repeat(labels, num_images) if labels else None
     drawn = draw(run, len(labels or (0,)) * num_images, rows, seed)
-    assert drawn.canvases is not None, "checked above"
+    if drawn.canvases is None:
+        raise InputError(
+            f"{run.workdir}: {run.experiment.name} has no canvas, expected a recurrent writer"
+        )
     canvases = np.asarray(drawn.canvases)
     animation = path.with_suffix(".gif")
     written = [path, animation]
     save_figure(unrolled(canvases[:, ::num_images] if labels else canvases, labels), path)
     save_animation([plots.tile(frame, num_images) for frame in canvases], animation)
     if labels:
-        written.append(path.with_name(f"{path.stem}_labels.png"))
+        written.append(path.with_name(f"{path.stem}_samples.png"))
         by_label = canvases[-1].reshape(len(labels), num_images, *canvases.shape[2:])
         names = range(1, num_images + 1)
         save_figure(plots.grid(by_label, labels, names, "label", "sample"), written[-1])
@@ -102,12 +107,13 @@ def unrolled(canvases: np.ndarray, labels: tuple[int, ...]) -> "Figure":
 
 
 def _check_labels(run: Run, labels: tuple[int, ...]) -> None:
-    name = run.experiment.name
-    classes = getattr(run.model, "num_classes", None)
-    if classes is None:
-        raise InputError(f"{run.workdir}: {name} has no canvas, expected a recurrent writer")
+    run.check_reads_no_context()
+    classes = getattr(run.model, "num_classes", 0)
     if labels and not classes:
-        raise InputError(f"--labels: found {labels}, but {name} was trained without, expected none")
+        found = " ".join(map(str, labels))
+        raise InputError(
+            f"--labels: found {found}, but {run.experiment.name} was trained without, expected none"
+        )
     for label in labels:
         if label not in range(classes):
             raise InputError(f"--labels: found {label}, expected 0 to {classes - 1}")

@@ -84,6 +84,11 @@ def value(group: Evaluation, metric: str, digits: int = 2, sign: int = 1) -> str
     return f"{sign * (one.value or 0.0):.{digits}f}{error}"
 
 
+def epochs(one: Record) -> str:
+    """Of training; a run that was stopped in the middle of one has a digit more."""
+    return f"{one.epochs:,}" if isinstance(one.epochs, int) else f"{one.epochs:,.1f}"
+
+
 def percent(group: Evaluation, metric: str) -> str:
     """A mean in percent with its 95% interval over episodes."""
     if metric not in group:

@@ -5,11 +5,12 @@ from etils import epath
 from memjax import plots
 from memjax.configs import writer
 
-from .evaluations import DASH, Evaluation, Line, evaluations, name, table, value
+from .evaluations import DASH, Evaluation, Line, epochs, evaluations, name, table, value
 from .records import Record
 
 FIELD = "model.steps"  # T, where a run changed it
 OF_STEPS = "avme_digits"  # the experiment that is run with several T
+OF_TRAINING = "binarized_mnist"  # the data of the papers
 
 
 def tables(found: list[Record]) -> list[str]:
@@ -42,18 +43,24 @@ def _evaluations(found: list[Record]) -> list[Evaluation]:
 
 def steps_of(one: Record) -> int:
     """T of the run."""
-    default = writer.EXPERIMENTS[one.experiment].model.steps
-    return one.protocol.get("changed", {}).get(FIELD, default)
+    return _field(one, "steps")
+
+
+def _field(one: Record, field: str) -> int:
+    """Of the model of the run, whether it was changed or not."""
+    default = getattr(writer.EXPERIMENTS[one.experiment].model, field)
+    return one.protocol.get("changed", {}).get(f"model.{field}", default)
 
 
 def _row(group: Evaluation) -> tuple[str, ...]:
     one = group["log_likelihood"]
     experiment = writer.EXPERIMENTS[one.experiment]
     reference, paper = experiment.reference, DASH
-    if reference.value is not None and one.dataset == experiment.dataset:
+    changed = one.protocol.get("changed", {}).keys() - {"train.num_epochs"}
+    if reference.value is not None and not changed:
         paper = f"{reference.value:.2f} ({reference.metric})"
     return (
-        name(one) + (", given y" if experiment.model.num_classes else ""),
+        name(one) + (", given y" if _field(one, "num_classes") else ""),
         one.dataset,
         str(steps_of(one)),
         value(group, "reconstruction_nll"),
@@ -63,12 +70,32 @@ def _row(group: Evaluation) -> tuple[str, ...]:
         paper,
         f"{one.num_images:,}",
         f"{one.num_samples:,}",
-        f"{one.epochs:,}",
+        epochs(one),
     )
 
 
 def draw(found: list[Record], folder: epath.Path) -> list[str]:
-    """Draw NLL against T if several were trained; returns the picture in Markdown."""
+    """Draw NLL against T if several were trained, and bounds in training; in Markdown."""
+    return [*_draw_training(found, folder), *_draw_steps(found, folder)]
+
+
+def _draw_training(found: list[Record], folder: epath.Path) -> list[str]:
+    """Bounds over epochs on MNIST, of the training and of the validation split."""
+    lines: dict[str, Line] = {}
+    for one in sorted(found, key=lambda one: one.epochs or 0):  # the longest run is drawn
+        if one.experiment not in writer.EXPERIMENTS or one.dataset != OF_TRAINING:
+            continue
+        if one.task == "training" and one.metric == "iwae_bound":
+            title = f"{name(one)}, {one.split}".replace("`", "")
+            lines[title] = (one.x or [], one.values or [])
+    if not lines:
+        return []
+    path = "figures/writer_training.png"
+    plots.save(plots.curves(lines, "epoch", "bound, nats"), folder / path)
+    return [f"![Bound over epochs of recurrent writers on MNIST]({path})"]
+
+
+def _draw_steps(found: list[Record], folder: epath.Path) -> list[str]:
     lines: dict[str, Line] = {}
     for group in _evaluations(found):
         changed = group["elbo"].protocol.get("changed", {})

@@ -98,7 +98,7 @@ def test_pictures_of_the_canvas(workdir: Path, capsys: pytest.CaptureFixture[str
         np.testing.assert_allclose(first / 255, canvases[0, ..., 0], atol=0.03)
 
     other = canvas(str(workdir), labels=(3, 5), output=str(workdir / "deep" / "one.png"), seed=1)
-    assert [path.name for path in other] == ["one.png", "one.gif", "one_labels.png"]
+    assert [path.name for path in other] == ["one.png", "one.gif", "one_samples.png"]
     assert all(path.exists() for path in other)
 
 

@@ -1,6 +1,5 @@
 """The table and the picture of recurrent writers, from records alone."""
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -56,8 +55,34 @@ def test_four_numbers_side_by_side() -> None:
 def test_what_a_row_is_of() -> None:
     (row,) = rows(evaluation("avme_mnist_conditional"))
     assert row["experiment"] == "`avme_mnist_conditional`, given y"
-    moved = [dataclasses.replace(one, dataset="digits") for one in evaluation("avme_mnist")]
-    assert rows(moved)[0]["paper"] == "-"
+    for field, of in (("dataset", "digits"), ("model.latent", 2)):
+        (row,) = rows(evaluation("avme_mnist", protocol={**PROTOCOL, "changed": {field: of}}))
+        assert row["paper"] == "-"  # which is of the experiment as it is
+    (row,) = rows(evaluation("avme_mnist", epochs=15.514))
+    assert row["epochs"] == "15.5"
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "given"),
+    [("avme_digits_conditional", 0, False), ("avme_digits", 10, True)],
+)
+def test_labels_are_those_of_the_run(name: str, classes: int, given: bool) -> None:
+    of = {"protocol": {**PROTOCOL, "changed": {"model.num_classes": classes}}}
+    (row,) = rows(evaluation(name, **of))
+    assert row["experiment"].endswith(", given y") == given
+
+
+def test_bounds_in_training_are_drawn(tmp_path: Path) -> None:
+    curve = {"task": "training", "metric": "iwae_bound", "x": [1.0, 2.0], "values": [-120.0, -99.0]}
+    found = [
+        record("draw_mnist", dataset="binarized_mnist", split=split, **curve)
+        for split in ("train", "valid")
+    ]
+    (picture,) = writer_tables.draw(found, epath.Path(tmp_path))
+    assert picture.endswith("(figures/writer_training.png)")
+    assert (tmp_path / "figures" / "writer_training.png").read_bytes().startswith(b"\x89PNG")
+    others = [record("avme_digits", dataset="digits", **curve)]
+    assert writer_tables.draw(others, epath.Path(tmp_path)) == []
 
 
 def test_runs_by_their_number_of_steps(tmp_path: Path) -> None:
