@@ -120,5 +120,5 @@ def _writing(path: epath.Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise InputError(
-            f"{path}: cannot be written ({error.strerror}), expected a writable folder"
+            f"{path}: cannot be written ({error.strerror}), expected a file in a writable folder"
         ) from error

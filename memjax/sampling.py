@@ -121,7 +121,7 @@ def generate(
         key: a typed key.
         num_images: B.
         context: `[M, H, W, C]`, the memory of a model that reads one.
-        **chosen: latent variables that the model lets one choose, such as `address` `[B]`.
+        **chosen: what the model lets one choose, such as `address` or `labels`, `[B]`.
     """
     keys = example_keys(key, jnp.arange(num_images))
     return model.apply(variables, keys, context, **chosen, method="generate")
