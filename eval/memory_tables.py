@@ -243,24 +243,28 @@ def _recall_curves(found: list[Record]) -> dict[str, Line]:
 
 
 def _over(found: list[Record], axis: str) -> dict[str, Line]:
-    """NLL over ways or over shots, of what is otherwise the same; of each run trained longest."""
+    """NLL over ways or over shots, of what is otherwise the same; of each run trained longest.
+
+    Where a run was evaluated with several numbers of samples, the one with most points is drawn.
+    """
     other = {"ways": "shots", "shots": "ways"}[axis]
-    lines: dict[tuple[str, int], Line] = {}
+    lines: dict[tuple[str, int, int], Line] = {}
     for group in _of_26(found, apart=True):
         one = group["nll"]
-        samples = f"{one.num_samples:,} samples"
-        title = f"{name(one)}, {one.protocol[other]} {other}, {samples}".replace("`", "")
-        x, y = lines.setdefault((title, one.steps or 0), ([], []))
+        title = f"{name(one)}, {one.protocol[other]} {other}".replace("`", "")
+        x, y = lines.setdefault((title, one.steps or 0, one.num_samples or 0), ([], []))
         x.append(one.protocol[axis])
         y.append(one.value or 0.0)
-    # Sorted by steps, so that the longest training comes last and stays.
-    return {title: line for (title, _), line in sorted(lines.items()) if len(line[0]) > 1}
+    # The longest training, and then the most points, come last and stay.
+    order = sorted(lines, key=lambda key: (key[0], key[1], len(lines[key][0])))
+    chosen = {key[0]: key for key in order if len(lines[key][0]) > 1}
+    return {f"{title}, {key[2]:,} samples": lines[key] for title, key in chosen.items()}
 
 
 def with_ideal(lines: dict[str, Line]) -> dict[str, Line]:
     """With each line that begins at one class, what it would be if more cost their ln alone."""
     ideal: dict[str, Line] = {
-        f"ideal: {title}": (x, [y[0] + math.log(ways) for ways in x])
+        f"{plots.IDEAL}{title}": (x, [y[0] + math.log(ways) for ways in x])
         for title, (x, y) in lines.items()
         if x[0] == 1
     }

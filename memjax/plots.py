@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+IDEAL = "ideal: "  # begins the name of a line that stands beside another
+
 
 def tile(images: np.ndarray, columns: int = 8, margin: int = 1) -> np.ndarray:
     """Images in rows on one canvas.
@@ -119,10 +121,10 @@ def lines(
     y_label: str,
     x_scale: str = "linear",
 ) -> "Figure":
-    """Lines with their points, name -> (x, y), whole; those named `ideal...` are dashed.
+    """Lines with their points, name -> (x, y), whole.
 
     Args:
-        lines: name -> (x, y).
+        lines: name -> (x, y); `ideal: NAME` is dashed, in the colour of NAME.
         x_label: with the unit.
         y_label: with the unit.
         x_scale: `linear`, or `log` for numbers that double.
@@ -132,16 +134,18 @@ def lines(
     figure = Figure(figsize=(7, 4.5), layout="constrained")
     axis = figure.subplots()
     few = max(len(x) for x, _ in lines.values()) <= 30
+    colours = {name: f"C{i}" for i, name in enumerate(n for n in lines if not n.startswith(IDEAL))}
     for name, (x, y) in lines.items():
-        style = "--" if name.startswith("ideal") else "-"
-        axis.plot(x, y, style, marker="o" if few else "", markersize=4, label=name)
+        style = "--" if name.startswith(IDEAL) else "-"
+        colour = colours.get(name.removeprefix(IDEAL))
+        axis.plot(x, y, style, color=colour, marker="o" if few else "", markersize=4, label=name)
     if x_scale == "log":
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:g}")
     axis.set_xlabel(x_label)
     axis.set_ylabel(y_label)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8)
+    figure.legend(loc="outside lower center", fontsize=8)
     return figure
 
 

