@@ -86,7 +86,7 @@ def _draw_training(found: list[Record], folder: epath.Path) -> list[str]:
         if one.experiment not in writer.EXPERIMENTS or one.dataset != OF_TRAINING:
             continue
         if one.task == "training" and one.metric == "iwae_bound":
-            title = f"{name(one)}, {one.split}".replace("`", "")
+            title = f"{name(one)}, {one.split}, K = {one.num_samples}".replace("`", "")
             lines[title] = (one.x or [], one.values or [])
     if not lines:
         return []
