@@ -24,19 +24,22 @@ SHORTEST = 0.2  # seconds of a call, which takes as many steps
 class Timed:
     """Something whose steps can be timed, and the number of steps that make a call."""
 
-    def __init__(self, seconds: Callable[[int], float]):
+    def __init__(self, seconds: Callable[[int], float], shortest: float | None = None):
         """Find the number of steps, with `seconds` compiled already."""
         self._seconds = seconds
-        self._steps = max(1, round(SHORTEST / min(seconds(1), seconds(1))))
+        shortest = SHORTEST if shortest is None else shortest
+        self._steps = max(1, round(shortest / min(seconds(1), seconds(1))))
 
     def step(self) -> float:
         """Seconds of a step, the mean of one call."""
         return self._seconds(self._steps) / self._steps
 
 
-def alternate(seconds: Sequence[Callable[[int], float]], rounds: int) -> list[list[float]]:
-    """Seconds of a step of each, round by round: A B A B ..."""
-    timed = [Timed(one) for one in seconds]
+def alternate(
+    seconds: Sequence[Callable[[int], float]], rounds: int, shortest: float | None = None
+) -> list[list[float]]:
+    """Seconds of a step of each, round by round: A B A B ...; calls take `shortest` seconds."""
+    timed = [Timed(one, shortest) for one in seconds]
     found = [[one.step() for one in timed] for _ in range(rounds)]
     return [list(of_one) for of_one in zip(*found, strict=True)]
 

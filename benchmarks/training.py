@@ -131,7 +131,8 @@ def seeds_seconds(name: str, num_seeds: int, rounds: int) -> list[Record]:
         )
         for n in (1, num_seeds)
     ]
-    found = alternate([one.seconds for one in timed], rounds)
+    # As long as a call of training: the states are copied in each.
+    found = alternate([one.seconds for one in timed], rounds, base.train.call_seconds / 2)
     medians = [timing.rounded(statistics.median(seconds)) for seconds in found]
     one = timing.record(timed[0].experiment, "step_seconds_by_seeds", found[0])
     return [dataclasses.replace(one, value=None, x=[1.0, float(num_seeds)], values=medians)]

@@ -91,7 +91,7 @@ def _draw_training(found: list[Record], folder: epath.Path) -> list[str]:
     if not lines:
         return []
     path = "figures/writer_training.png"
-    plots.save(plots.curves(lines, "epoch", "bound, nats"), folder / path)
+    plots.save(plots.lines(lines, "epoch", "bound, nats"), folder / path)
     return [f"![Bound over epochs of recurrent writers on MNIST]({path})"]
 
 

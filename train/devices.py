@@ -234,8 +234,13 @@ def _over_replicas(call: Callable[..., RunState]) -> Callable[..., RunState]:
         def one(run: RunState, plan: Array) -> RunState:
             return call(run, source, plan, epoch, first, count)
 
+        def replace(i: Array, every: RunState) -> RunState:
+            new = one(jax.tree.map(lambda leaf: leaf[i], every), plan[i])
+            return jax.tree.map(lambda old, leaf: old.at[i].set(leaf), every, new)
+
         if jax.default_backend() == "cpu":
-            return lax.map(lambda each: one(*each), (run, plan))
+            # In place: `lax.map` would copy all states once more.
+            return lax.fori_loop(0, plan.shape[0], replace, run)
         return jax.vmap(one)(run, plan)
 
     return calls
