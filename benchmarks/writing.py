@@ -118,8 +118,9 @@ def main(
         results: folder of benchmarks.json.
     """
     check_rounds(rounds)
-    if not (parts and steps):
-        raise InputError("--parts, --steps: found none of one, expected at least one of both")
+    for name, given in (("parts", parts), ("steps", steps)):
+        if not given:
+            raise InputError(f"--{name}: found none, expected at least one")
     for number in steps:
         if number < 1:
             raise InputError(f"--steps: found {number}, expected at least 1")

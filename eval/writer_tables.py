@@ -56,8 +56,7 @@ def _row(group: Evaluation) -> tuple[str, ...]:
     one = group["log_likelihood"]
     experiment = writer.EXPERIMENTS[one.experiment]
     reference, paper = experiment.reference, DASH
-    changed = one.protocol.get("changed", {}).keys() - {"train.num_epochs"}
-    if reference.value is not None and not changed:
+    if reference.value is not None and "changed" not in one.protocol:
         paper = f"{reference.value:.2f} ({reference.metric})"
     return (
         name(one) + (", given y" if _field(one, "num_classes") else ""),

@@ -83,6 +83,8 @@ def test_a_curve_over_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         (writing, {"rounds": 0}, "^--rounds: found 0, expected at least 1"),
         (training, {"rounds": 0}, "^--rounds: found 0, expected at least 1"),
         (training, {"num_seeds": 1}, "^--num-seeds: found 1, expected at least 2"),
+        (writing, {"steps": ()}, "^--steps: found none, expected at least one"),
+        (writing, {"parts": ()}, "^--parts: found none, expected at least one"),
         (writing, {"steps": (0,)}, "^--steps: found 0, expected at least 1"),
     ],
 )
