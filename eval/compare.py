@@ -26,6 +26,7 @@ def compare(
     num_images: int = 64,
     data_dir: str | None = None,
     step: Step = "latest",
+    draws: bool = False,
 ) -> str:
     """Print a table of runs that `likelihood` has evaluated, and draw what they generate.
 
@@ -37,6 +38,7 @@ def compare(
         num_images: in each panel.
         data_dir: folder with <dataset>.npz files.
         step: of the models in the picture.
+        draws: of p(x | z) too, in a panel beside the samples' means.
 
     Returns:
         The table.
@@ -52,7 +54,7 @@ def compare(
     first = runs[0]
     table = columns([_HEAD, *(_row(run, first, name) for run, name in named(runs))])
     path = epath.Path(output)
-    save_figure(plots.panels(_panels(runs, num_images)), path)
+    save_figure(plots.panels(_panels(runs, num_images, draws)), path)
     print(f"{table}\n\npicture: {path}")
     return table
 
@@ -134,11 +136,11 @@ def _likelihood(run: Run) -> Record:
     return max(found, key=lambda record: (record.num_samples or 0, record.num_images or 0))
 
 
-def _panels(runs: list[Run], num_images: int) -> dict[str, np.ndarray]:
+def _panels(runs: list[Run], num_images: int, draws: bool) -> dict[str, np.ndarray]:
     panels: dict[str, np.ndarray] = {}
     for run, name in named(runs):
-        drawn = pictures(with_statistics(run, "pass")[0], num_images)
+        drawn = pictures(with_statistics(run, "pass")[0], num_images, draws=draws)
         panels.setdefault("test images", drawn["test images"])
-        panels[f"{name}: reconstructions"] = drawn["reconstructions"]
-        panels[f"{name}: samples"] = drawn["samples"]
+        shown = ("reconstructions", "samples", "draws") if draws else ("reconstructions", "samples")
+        panels |= {f"{name}: {title}": drawn[title] for title in shown}
     return panels

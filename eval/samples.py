@@ -22,7 +22,7 @@ from .run import Own, Run, Step, evenly_spaced, open_run
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-TITLES = ("memory", "test images", "reconstructions", "samples")
+TITLES = ("memory", "test images", "reconstructions", "samples", "draws")
 
 
 def samples(
@@ -32,17 +32,19 @@ def samples(
     data_dir: str | None = None,
     step: Step = "latest",
     seed: int = 0,
+    draws: bool = False,
     experiment: Own = None,
 ) -> epath.Path:
     """Draw images from a trained model, beside test images and their reconstructions.
 
     Args:
         workdir: of a training run.
-        num_images: in each of the three panels.
+        num_images: in each panel.
         output: the PNG; samples.png in the workdir if not given.
         data_dir: folder with <dataset>.npz files.
         step: latest, best (by validation bound) or the step of a checkpoint.
         seed: of the samples.
+        draws: of p(x | z) at the same samples too, in a panel beside their means.
         experiment: as in `memjax.restore`, for a run of one's own experiment.
 
     Returns:
@@ -55,13 +57,17 @@ def samples(
     check_picture(output)
     run, _ = with_statistics(open_run(workdir, data_dir, step, experiment), "pass")
     path = epath.Path(output) if output else run.workdir / "samples.png"
-    save_figure(plots.panels(pictures(run, num_images, seed)), path)
+    save_figure(plots.panels(pictures(run, num_images, seed, draws)), path)
     print(path)
     return path
 
 
-def pictures(run: Run, num_images: int, seed: int = 0) -> dict[str, np.ndarray]:
+def pictures(
+    run: Run, num_images: int, seed: int = 0, draws: bool = False
+) -> dict[str, np.ndarray]:
     """Title -> images `[N, H, W, C]` in [0, 1]: test images, reconstructions, samples (means).
+
+    With `draws` those of p(x | z) at the same samples too.
 
     A model that is given its memory sees that of one episode, which is shown too.
     """
@@ -81,13 +87,13 @@ def pictures(run: Run, num_images: int, seed: int = 0) -> dict[str, np.ndarray]:
         batch = data.gather(drawn, images, key, "none", run.dataset.maximum)
         again = sampling.reconstruct(run.model, variables, batch, key)
         context = batch.context
+        new = sampling.generate(run.model, variables, sample_key, num_images, context)
         return {
             **({} if context is None else {"memory": context[:num_images]}),
             "test images": batch.images[:num_images],
             "reconstructions": again[:num_images],
-            "samples": sampling.generate(
-                run.model, variables, sample_key, num_images, context
-            ).means,
+            "samples": new.means,
+            **({"draws": new.draws} if draws else {}),
         }
 
     shown = found(run.variables, images)

@@ -55,3 +55,18 @@ def bernoulli_images(logits: Array) -> distrax.Independent:
 def gaussian_images(mean: Array, log_variance: Array) -> distrax.Independent:
     """Independent Gaussian pixels: mean and log-variance `[..., H, W, C]`, densities `[...]`."""
     return distrax.Independent(distrax.Normal(mean, jnp.exp(0.5 * log_variance)), 3)
+
+
+def draw_images(images: distrax.Independent, keys: Array) -> Array:
+    """Draws of p(x | z), `[B, H, W, C]`, one from each distribution of the batch.
+
+    Args:
+        images: of B images.
+        keys: `[B]`, those that z was drawn with.
+    """
+
+    def draw(image: distrax.Independent, key: Array) -> Array:
+        # Beyond the numbers that models fold in for z and the address.
+        return image.sample(seed=jax.random.fold_in(key, 100))
+
+    return jax.vmap(draw)(images, keys)

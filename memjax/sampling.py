@@ -113,7 +113,7 @@ def generate(
     context: Array | None = None,
     **chosen: Any,
 ) -> Generated:
-    """Draw images from the prior: means `[num_images, H, W, C]`.
+    """Draw images from the prior: means and draws `[num_images, H, W, C]`.
 
     Args:
         model: a linen module that follows `types.Model`.

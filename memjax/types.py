@@ -90,10 +90,12 @@ class Generated:
 
     Attributes:
         means: `[B, H, W, C]`, the mean of p(x | z).
+        draws: `[B, H, W, C]`, one draw of p(x | z).
         canvases: `[T, B, H, W, C]` the writer's steps, or None.
     """
 
     means: Array
+    draws: Array
     canvases: Array | None = None
 
 

@@ -68,7 +68,8 @@ class LinearGaussian(nn.Module):
         return self._decode(z).reshape(batch.images.shape)
 
     def generate(self, keys: Array, context: Array | None = None) -> Generated:
-        return Generated(self._decode(self._noise(keys)).reshape(-1, *self.image_shape))
+        means = self._decode(self._noise(keys)).reshape(-1, *self.image_shape)
+        return Generated(means, means)
 
     def activations(self, batch: Batch, encoding: Encoding, keys: Array) -> dict[str, Array]:
         del batch, keys

@@ -11,6 +11,7 @@ from memjax.distributions import (
     bernoulli_images,
     diagonal_normal,
     distrax,  # imported where its warnings are silenced
+    draw_images,
     gaussian_images,
     standard_normal,
 )
@@ -97,3 +98,28 @@ def test_gaussian_images_sum_their_pixels() -> None:
     expected = norm.logpdf(value, mean, scale).sum(axis=(1, 2, 3))
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     np.testing.assert_array_equal(distribution.mean(), mean)
+
+
+def test_draws_have_the_moments_of_their_distribution() -> None:
+    logits = jnp.linspace(-2, 2, 6).reshape(1, 2, 3, 1).repeat(4000, axis=0)
+    keys = jax.random.split(jax.random.key(0), 4000)
+    found = draw_images(bernoulli_images(logits), keys)
+    assert set(np.unique(found)) == {0, 1}
+    np.testing.assert_allclose(found.mean(0), jax.nn.sigmoid(logits[0]), atol=5 * 0.5 / 4000**0.5)
+    # Pixels of an image are drawn apart, or a sum of two would have another variance.
+    expected = jax.nn.sigmoid(logits[0]) * jax.nn.sigmoid(-logits[0])
+    np.testing.assert_allclose(found.sum((1, 2, 3)).var(), expected.sum(), rtol=0.1)
+
+    log_variance = jnp.full_like(logits, jnp.log(0.09))
+    found = draw_images(gaussian_images(logits, log_variance), keys)
+    np.testing.assert_allclose(found.mean(0), logits[0], atol=5 * 0.3 / 4000**0.5)
+    np.testing.assert_allclose(found.std(0), 0.3, rtol=0.06)
+
+
+def test_a_draw_depends_on_its_own_key_alone() -> None:
+    images = bernoulli_images(jnp.zeros((3, 5, 5, 1)))
+    keys = jax.random.split(jax.random.key(0), 3)
+    found = draw_images(images, keys)
+    backwards = draw_images(images, keys[::-1])
+    np.testing.assert_array_equal(found, backwards[::-1])
+    assert len(np.unique(np.asarray(found).reshape(3, -1), axis=0)) == 3

@@ -56,6 +56,8 @@ def test_samples_draws_three_panels(workdir: Path, capsys: pytest.CaptureFixture
     assert (workdir / "deep" / "again.png").read_bytes() == Path(path).read_bytes()
     samples(str(workdir), num_images=9, output=str(workdir / "other.png"), seed=1)
     assert (workdir / "other.png").read_bytes() != Path(path).read_bytes()
+    samples(str(workdir), num_images=9, output=str(workdir / "drawn.png"), draws=True)
+    assert pixels(workdir / "drawn.png").shape[1] > shown.shape[1]
 
 
 def test_pictures_are_of_the_model(workdir: Path) -> None:
@@ -74,6 +76,19 @@ def test_pictures_are_of_the_model(workdir: Path) -> None:
     np.testing.assert_allclose(found["samples"], drawn, atol=1e-5)
     assert again.shape == (250, 8, 8, 1)
     assert drawn.shape == (300, 8, 8, 1)
+
+
+def test_draws_are_shown_where_asked_for(workdir: Path) -> None:
+    run, _ = with_statistics(open_run(str(workdir), None), "pass")
+    found = pictures(run, num_images=500, draws=True)
+    assert list(found) == ["test images", "reconstructions", "samples", "draws"]
+    assert set(np.unique(found["draws"])) == {0, 1}
+    # Each draw is of the mean beside it: 32,000 pixels, with a variance of p (1 - p).
+    p = np.float64(found["samples"])
+    log_p = np.where(found["draws"] == 1, np.log(p), np.log1p(-p)).sum()
+    expected = (p * np.log(p) + (1 - p) * np.log1p(-p)).sum()
+    error = np.sqrt((p * (1 - p) * np.log(p / (1 - p)) ** 2).sum())
+    assert abs(log_p - expected) < 5 * error
 
 
 def test_samples_that_cannot_be_written_are_said(workdir: Path) -> None:

@@ -187,7 +187,7 @@ class GMN(nn.Module):
         return self._image_distribution(z, encoding.sets).mean()
 
     def generate(self, keys: Array, context: Array | None = None) -> Generated:
-        """Means `[B, H, W, C]` of p(x | z, X) at samples from p(z | X).
+        """Images `[B, H, W, C]` of p(x | z, X) at samples from p(z | X).
 
         Args:
             keys: `[B]`.
@@ -201,7 +201,8 @@ class GMN(nn.Module):
             values = self.pyramid(context)[None]
         sets = self.reader.embed(values, jnp.ones((size, values.shape[1]), bool))
         z = self._shared_prior(values, size).at(distributions.standard_noise(keys, self.latent))
-        return Generated(self._image_distribution(z, sets).mean())
+        images = self._image_distribution(z, sets)
+        return Generated(images.mean(), distributions.draw_images(images, keys))
 
     def activations(self, batch: Batch, encoding: Encoding, keys: Array) -> dict[str, Array]:
         """`features` of the targets, `[B, D]`."""

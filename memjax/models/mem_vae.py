@@ -159,10 +159,11 @@ class MemVAE(nn.Module):
         ).mean()
 
     def generate(self, keys: Array, context: Array | None = None) -> Generated:
-        """Means `[B, H, W, C]` of p(x | z) at z drawn from the prior; there is no context."""
+        """Images `[B, H, W, C]` of p(x | z) at z drawn from the prior; there is no context."""
         del context
         z = distributions.standard_noise(keys, self.latent)
-        return Generated(self._image_distribution(self._decode(z, False)[0].output).mean())
+        images = self._image_distribution(self._decode(z, False)[0].output)
+        return Generated(images.mean(), distributions.draw_images(images, keys))
 
     def activations(self, batch: Batch, encoding: Encoding, keys: Array) -> dict[str, Array]:
         """Inner layers at one z: `features`, and per decoder layer i `h_g.i`, `h_a.i`, `h_m.i`.

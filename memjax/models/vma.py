@@ -222,7 +222,7 @@ class VMA(nn.Module):
     def generate(
         self, keys: Array, context: Array | None = None, address: Array | None = None
     ) -> Generated:
-        """Means `[B, H, W, C]` of p(x | z, m_a) at samples from the prior.
+        """Images `[B, H, W, C]` of p(x | z, m_a) at samples from the prior.
 
         Args:
             keys: `[B]`.
@@ -232,7 +232,8 @@ class VMA(nn.Module):
         memory = self._read_memory(context)
         if self.addressing != "hard":
             z = distributions.standard_noise(keys, self.latent)
-            return Generated(self._image_distribution(z, self._attend(memory, z)).mean())
+            images = self._image_distribution(z, self._attend(memory, z))
+            return Generated(images.mean(), distributions.draw_images(images, keys))
         assert memory is not None
         if address is None:
             address = draw_address(memory.log_prior[None], _folded(keys, 1))
@@ -243,7 +244,8 @@ class VMA(nn.Module):
             of_z.prior_log_variance,
             distributions.standard_noise(keys, self.latent),
         )
-        return Generated(self._image_distribution(z, reading).mean())
+        images = self._image_distribution(z, reading)
+        return Generated(images.mean(), distributions.draw_images(images, keys))
 
     def activations(self, batch: Batch, encoding: Encoding, keys: Array) -> dict[str, Array]:
         """`features` of the targets `[B, D]`, and q(a | x) `[B, M]` as `preferences`."""

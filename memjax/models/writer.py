@@ -199,7 +199,7 @@ class Writer(nn.Module):
     def generate(
         self, keys: Array, context: Array | None = None, labels: Array | None = None
     ) -> Generated:
-        """Means `[B, H, W, C]` at z from the prior, and the means after each of the T steps.
+        """Images `[B, H, W, C]` at z from the prior, and the means after each of the T steps.
 
         Args:
             keys: `[B]`.
@@ -219,8 +219,9 @@ class Writer(nn.Module):
             state = writer._write(state, noise, share)
             return state, writer._image_distribution(state.canvas).mean()
 
-        _, canvases = self._scan(one)(self, self._initial(keys.shape[0]), self._noise(keys))
-        return Generated(canvases[-1], canvases)
+        last, canvases = self._scan(one)(self, self._initial(keys.shape[0]), self._noise(keys))
+        draws = distributions.draw_images(self._image_distribution(last.canvas), keys)
+        return Generated(canvases[-1], draws, canvases)
 
     def activations(self, batch: Batch, encoding: Encoding, keys: Array) -> dict[str, Array]:
         """`features`, the encoder's last hidden state, `[B, U]`."""
