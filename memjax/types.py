@@ -14,7 +14,7 @@ Shape notation, everywhere in memjax:
 Outer axes come first: `[K, B, ...]`. All log-probabilities and bounds are in nats.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Protocol, TypeVar
 
 import flax.struct
@@ -110,7 +110,9 @@ class Model(Protocol):
         precision: of matrix products, filled in from `train.precision`.
         batch_axes: mapped axes that batch norm averages over, filled in by the training step.
 
-    A model with batch norm also has `batch_norm_momentum`, which the statistics pass sets to 0.
+    A model with batch norm also has `batch_norm_momentum`, which the statistics pass sets to 0. One
+    whose fields do not all have an effect has `idle_fields`, the names of those that have none and
+    what would give them one; a run that changes them is refused.
     """
 
     image_shape: tuple[int, int, int] | None
@@ -126,6 +128,17 @@ class Model(Protocol):
     def generate(self, keys: Array, context: Array | None = None) -> Generated: ...
 
     def activations(self, batch: Batch, encoding: Any, keys: Array) -> dict[str, Array]: ...
+
+
+def idle_fields(conditions: Mapping[str, tuple[bool, Iterable[str]]]) -> dict[str, str]:
+    """The fields that have no effect, each with the condition that is not met.
+
+    Args:
+        conditions: what it takes -> whether it is so, and the fields that have no effect without.
+    """
+    return {
+        name: wanted for wanted, (met, names) in conditions.items() if not met for name in names
+    }
 
 
 class Objective(Protocol):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from memjax import checkpoint, config, sampling, training, workdirs
+from memjax import checkpoint, config, configs, sampling, training, workdirs
 from memjax.config import Experiment
 from memjax.data import Dataset, Epochs
 from memjax.errors import InputError
@@ -69,6 +69,32 @@ def check_fields(experiment: Experiment) -> None:
             f"train.num_seeds: found {train.num_seeds}, the last of which is seed {last}, expected "
             f"seeds up to {2**32 - 1}"
         )
+
+
+def check_idle(experiment: Experiment) -> None:
+    """Refuse changes to fields that have no effect.
+
+    An experiment may hold them, since other changes to it can give them one.
+
+    Raises:
+        InputError: names the field and what would give it an effect.
+    """
+    base = configs.EXPERIMENTS.get(experiment.name, experiment)
+    idle = {
+        ("model", name): wanted
+        for name, wanted in getattr(experiment.model, "idle_fields", {}).items()
+    }
+    if experiment.data.split_order != "random":
+        idle["data", "split_seed"] = "data.split_order random"
+    if not experiment.optimizer.weight_decay:
+        idle["optimizer", "undecayed"] = "optimizer.weight_decay"
+    for (part, name), wanted in idle.items():
+        found, left = (getattr(getattr(of, part), name, None) for of in (experiment, base))
+        if found != left:
+            raise InputError(
+                f"{part}.{name}: found {found}, which has no effect without {wanted}; "
+                f"expected {left}, as it was"
+            )
 
 
 def check_data(experiment: Experiment, dataset: Dataset) -> None:

@@ -9,7 +9,14 @@ from memjax.data import Dataset
 from memjax.errors import InputError
 from memjax.training import TrainState
 
-from .checks import check_data, check_fields, check_model, check_workdir, prepare_workdir
+from .checks import (
+    check_data,
+    check_fields,
+    check_idle,
+    check_model,
+    check_workdir,
+    prepare_workdir,
+)
 from .loop import Loop
 from .replicas import folders
 from .signals import collected
@@ -48,6 +55,7 @@ def run(
         own = Path(experiment.dataset).expanduser().resolve()
         experiment = dataclasses.replace(experiment, dataset=str(own))
     check_fields(experiment)
+    check_idle(experiment)
     if stop_at_step is not None and not (isinstance(stop_at_step, int) and stop_at_step >= 1):
         raise InputError(f"stop_at_step: found {stop_at_step}, expected at least 1")
     check_workdir(experiment, workdir)

@@ -16,7 +16,7 @@ from memjax import distributions
 from memjax.errors import InputError
 from memjax.memory import Attention, ElementwiseMLP, SoftMemory
 from memjax.nn import Axes, Dense, Hidden, Precision, batch_moments, normalise
-from memjax.types import Array, Batch, Generated, SetByProgram, Terms
+from memjax.types import Array, Batch, Generated, SetByProgram, Terms, idle_fields
 
 
 @flax.struct.dataclass
@@ -94,6 +94,26 @@ class MemVAE(nn.Module):
     likelihood: Literal["bernoulli", "gaussian"] = "bernoulli"
     precision: SetByProgram[Precision] = "float32"
     batch_axes: SetByProgram[Axes] = ()
+
+    @property
+    def idle_fields(self) -> dict[str, str]:
+        """Fields without effect, and what would give them one."""
+        of_slots = ("attention", "composition", "rectify_composition", "slot_scale", "disabled")
+        return idle_fields(
+            {
+                "slots": (any(self.slots), of_slots),
+                "weights in model.local_reconstruction": (
+                    any(self.local_reconstruction),
+                    ("local_reduction", "local_noise"),
+                ),
+                "model.batch_norm True": (self.batch_norm, ("batch_norm_momentum",)),
+                # The local error is of normalised layers, whether or not the networks' are.
+                "batch norm or weights in model.local_reconstruction": (
+                    self.batch_norm or any(self.local_reconstruction),
+                    ("batch_norm_epsilon",),
+                ),
+            }
+        )
 
     def setup(self) -> None:
         self._check()

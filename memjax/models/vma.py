@@ -26,7 +26,7 @@ from memjax.networks import (
     Reading,
 )
 from memjax.nn import Axes, Precision
-from memjax.types import Array, Batch, Generated, SetByProgram, Terms
+from memjax.types import Array, Batch, Generated, SetByProgram, Terms, idle_fields
 
 
 @flax.struct.dataclass
@@ -127,6 +127,24 @@ class VMA(nn.Module):
     def reads_context(self) -> bool:
         """Whether its memory is `Batch.context`."""
         return self.addressing != "none" and self.memory == "episode"
+
+    @property
+    def idle_fields(self) -> dict[str, str]:
+        """Fields without effect, and what would give them one."""
+        hard, soft = self.addressing == "hard", self.addressing == "soft"
+        dense, learned = self.kind == "dense", self.memory == "learned" and (hard or soft)
+        of_memory = ("memory", "similarity", "matching", "embeddings", "skips")
+        return idle_fields(
+            {
+                "model.addressing hard or soft": (hard or soft, of_memory),
+                "a learned memory": (learned, ("memory_size", "memory_scale")),
+                "a learned memory of dense networks": (learned and dense, ("memory_units",)),
+                "model.addressing hard": (hard, ("prior",)),
+                "model.addressing soft": (soft, ("blended",)),
+                "model.kind convolutional": (not dense, ("maps",)),
+                "hard addressing of convolutional networks": (hard and not dense, ("pyramids",)),
+            }
+        )
 
     def setup(self) -> None:
         self._check()

@@ -18,7 +18,7 @@ from memjax.errors import InputError
 from memjax.memory import Attention, ElementwiseMLP, SoftMemory
 from memjax.nn import Axes, Dense, Precision
 from memjax.recurrent import LSTMState, lstm
-from memjax.types import Array, Batch, Generated, SetByProgram, Terms
+from memjax.types import Array, Batch, Generated, SetByProgram, Terms, idle_fields
 
 
 @flax.struct.dataclass
@@ -121,6 +121,19 @@ class Writer(nn.Module):
     rematerialise: bool = False
     precision: SetByProgram[Precision] = "float32"
     batch_axes: SetByProgram[Axes] = ()
+
+    @property
+    def idle_fields(self) -> dict[str, str]:
+        """Fields without effect, and what would give them one."""
+        return idle_fields(
+            {
+                "model.attention gaussian": (
+                    self.attention == "gaussian",
+                    ("read_size", "write_size"),
+                ),
+                "slots": (self.slots > 0, ("slot_attention",)),
+            }
+        )
 
     def setup(self) -> None:
         self._check()
