@@ -54,7 +54,9 @@ def compare(
     first = runs[0]
     table = columns([_HEAD, *(_row(run, first, name) for run, name in named(runs))])
     path = epath.Path(output)
-    save_figure(plots.panels(_panels(runs, num_images, draws)), path)
+    shown = _panels(runs, num_images, draws)
+    # With draws there are too many for one row.
+    save_figure(plots.panels(shown, abreast=4 if draws else None), path)
     print(f"{table}\n\npicture: {path}")
     return table
 

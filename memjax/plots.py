@@ -35,24 +35,30 @@ def tile(images: np.ndarray, columns: int = 8, margin: int = 1) -> np.ndarray:
     return canvas
 
 
-def panels(titled: Mapping[str, np.ndarray], columns: int = 8) -> "Figure":
+def panels(
+    titled: Mapping[str, np.ndarray], columns: int = 8, abreast: int | None = None
+) -> "Figure":
     """Grids of images side by side, each under its title.
 
     Args:
         titled: title -> images `[N, H, W, C]` in [0, 1].
         columns: images in a row of each grid.
+        abreast: grids in a row of the figure; all of them if None.
     """
     from matplotlib.figure import Figure  # matplotlib takes a second to import
 
     tiles = {title: tile(images, columns) for title, images in titled.items()}
-    widths = [grid.shape[1] for grid in tiles.values()]
-    height = max(grid.shape[0] / grid.shape[1] for grid in tiles.values()) * 3
-    figure = Figure(figsize=(3 * len(tiles), height + 0.5), layout="constrained")
-    axes = figure.subplots(1, len(tiles), squeeze=False, width_ratios=widths)[0]
-    for axis, (title, grid) in zip(axes, tiles.items(), strict=True):
+    across = min(abreast or len(tiles), len(tiles))
+    rows = -(-len(tiles) // across)
+    widths = [grid.shape[1] for grid in tiles.values()][:across]
+    height = max(grid.shape[0] / grid.shape[1] for grid in tiles.values()) * 3 + 0.5
+    figure = Figure(figsize=(3 * across, height * rows), layout="constrained")
+    axes = figure.subplots(rows, across, squeeze=False, width_ratios=widths).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, (title, grid) in zip(axes, tiles.items(), strict=False):
         axis.imshow(grid, interpolation="nearest")
         axis.set_title(title)
-        axis.set_axis_off()
     return figure
 
 

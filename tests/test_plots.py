@@ -61,6 +61,18 @@ def test_panels_show_each_grid_under_its_title() -> None:
         np.testing.assert_array_equal(shown.get_array(), plots.tile(images, columns=4))
 
 
+def test_panels_wrap() -> None:
+    titled = {name: np.full((8, 2, 2, 1), i / 3) for i, name in enumerate("abc")}
+    figure = plots.panels(titled, abreast=2)
+    shown = [axis for axis in figure.axes if axis.get_images()]
+    assert [axis.get_title() for axis in shown] == ["a", "b", "c"]
+    assert [axis.get_subplotspec().rowspan.start for axis in shown] == [0, 0, 1]
+    assert not any(axis.axison for axis in figure.axes)
+    low, high = (plots.panels(titled, abreast=n).get_size_inches() for n in (3, 2))
+    assert high[0] < low[0]
+    assert high[1] > low[1]
+
+
 def test_curves_draw_every_line() -> None:
     lines = {"a": ([1, 2, 3], [-90.0, -80.0, -70.0]), "b": ([1, 2], [-60.0, -50.0])}
     (axis,) = plots.curves(lines, "epoch", "nats").axes
