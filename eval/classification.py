@@ -9,8 +9,8 @@ from memjax.configs import published
 from memjax.evaluation import log_joint_of_addresses
 from memjax.types import Array, Batch, Variables
 
-from .episodes import Measure, Protocol, SplitName, Writer, over_episodes
-from .options import check_at_least, check_seeds, split_of
+from .episodes import Measure, Plan, Protocol, SplitName, Writer, over_episodes
+from .options import check_at_least, check_seeds, check_some, split_of
 from .records import Record
 from .run import Own, Run, Step, open_run
 
@@ -58,6 +58,7 @@ def classification(
     """
     check_at_least(num_episodes=num_episodes, chunk_size=chunk_size)
     check_at_least(0, num_samples=num_samples)
+    check_some(ways=ways, shots=shots)
     check_seeds(seed=seed)
     run = open_run(workdir, data_dir, step, experiment)
     run.check_reads_context()
@@ -69,17 +70,11 @@ def classification(
     writer = Writer(run, "classification", split, seed)
     for protocol in protocols:
         title = f"{protocol.ways}-way {protocol.shots}-shot"
-        found = over_episodes(
-            run,
-            split,
-            protocol.drawer(images),
-            accuracy_of(run, protocol.ways, num_samples, chunk_size),
-            num_episodes,
-            seed,
-            title,
-        )
+        plan = Plan(split, protocol.drawer(images), num_episodes, seed, title)
+        measure = accuracy_of(run, protocol.ways, num_samples, chunk_size)
+        found = over_episodes(run, plan, measure)
         said = protocol.describe()
-        paper = published.accuracy(run.experiment.name, said)
+        paper = published.accuracy(run.experiment.name, said) if split == "test" else None
         new = writer.add(found, said, num_samples or None, {"accuracy_q": paper})
         logger.info("%s: %s", title, ", ".join(map(describe, new)))
     return writer.written

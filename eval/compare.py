@@ -15,7 +15,7 @@ from .likelihood import file_name, with_statistics
 from .options import check_picture
 from .parameters import count
 from .records import Record
-from .run import Run, Step, open_run
+from .run import Run, Step, check_same_images, open_run
 from .samples import pictures, save_figure
 from .text import columns
 
@@ -65,17 +65,6 @@ _HEAD = (
     *("experiment", "log p(x), nats", "difference", "images", "samples"),
     *("parameters", "epochs", "training"),
 )
-
-
-def check_same_images(runs: list[Run]) -> None:
-    """Raises InputError for runs on different images, or on the same in other splits."""
-    first = runs[0]
-    for run in runs[1:]:
-        if run.dataset.digest() != first.dataset.digest():
-            raise InputError(
-                f"{run.workdir}: is of other images than {first.workdir}, expected runs on the "
-                "same data, divided alike"
-            )
 
 
 def named(runs: list[Run]) -> list[tuple[Run, str]]:

@@ -24,7 +24,7 @@ from memjax.types import Array, Batch, Variables
 from . import records
 from .options import split_of
 from .records import Record
-from .run import Run
+from .run import Run, check_same_images, open_run
 
 Counted = Literal["per_class", "total"]
 SplitName = Literal["train", "valid", "test"]
@@ -47,6 +47,7 @@ class Protocol:
         shots_counted: `per_class`, or `total` as in the code of Generative Matching Networks.
         replacement: whether a class, and an image, can be drawn twice; of `total` alone.
         guaranteed: whether the memory has an image of every target's class; of `total` alone.
+        target_classes: how many of the classes have targets, all if None; of `per_class` alone.
     """
 
     ways: int
@@ -56,6 +57,7 @@ class Protocol:
     shots_counted: Counted = "per_class"
     replacement: bool = False
     guaranteed: bool = False
+    target_classes: int | None = None
 
     @property
     def memory_size(self) -> int:
@@ -64,7 +66,17 @@ class Protocol:
 
     def check(self, split: data.Split, images: str) -> None:
         """Raises InputError where the split has too few classes or drawings."""
+        if self.target_classes is not None and not 1 <= self.target_classes <= self.ways:
+            raise InputError(
+                f"--target-classes: found {self.target_classes}, expected 1 to the "
+                f"{self.ways} classes of an episode"
+            )
         if self.shots_counted == "total":
+            if self.target_classes is not None:
+                raise InputError(
+                    f"--target-classes: found {self.target_classes} with shots counted in all, "
+                    "expected --shots-counted per_class"
+                )
             data.check_set(
                 split.labels,
                 images,
@@ -113,7 +125,17 @@ class Protocol:
                 replacement=self.replacement,
                 guaranteed=self.guaranteed,
             )
-        return Drawn(found.targets, found.context, found.target_labels, found.context_labels)
+        # Targets are in the order of their classes.
+        shown = slice(self._num_targets)
+        return Drawn(
+            found.targets[shown], found.context, found.target_labels[shown], found.context_labels
+        )
+
+    @property
+    def _num_targets(self) -> int:
+        if self.shots_counted == "total":
+            return self.num_targets
+        return (self.target_classes or self.ways) * self.targets_per_class
 
     def describe(self) -> dict[str, Any]:
         """What a record says of it."""
@@ -123,9 +145,10 @@ class Protocol:
             "shots": self.shots,
             "shots_counted": self.shots_counted,
             "memory_size": self.memory_size,
-            "num_targets": self.ways * self.targets_per_class if per_class else self.num_targets,
+            "num_targets": self._num_targets,
             "replacement": self.replacement,
             "class_guaranteed": True if per_class else self.guaranteed,
+            **({"target_classes": self.target_classes} if self.target_classes else {}),
         }
 
 
@@ -139,39 +162,45 @@ def as_in_training(run: Run, split: SplitName, seed: int) -> tuple[Draw, int]:
     return lambda key, batch: sampler.draw(tables, plan[batch], key, size), len(plan)
 
 
-def over_episodes(
-    run: Run,
-    split: SplitName,
-    draw: Draw,
-    measure: Measure,
-    num_episodes: int,
-    seed: int,
-    title: str,
-    copies: bool = False,
-) -> Found:
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """Which episodes are drawn.
+
+    Attributes:
+        split: that the images come from.
+        draw: what an episode is made of.
+        num_episodes: E.
+        seed: from which episodes and noise follow, whatever is measured of them.
+        title: of the progress bar.
+    """
+
+    split: SplitName
+    draw: Draw
+    num_episodes: int
+    seed: int
+    title: str
+
+
+def over_episodes(run: Run, plan: Plan, measure: Measure, copies: bool = False) -> Found:
     """Draw episodes and measure each.
 
     Args:
         run: a trained model.
-        split: that the images come from.
-        draw: what an episode is made of.
+        plan: which episodes.
         measure: of an episode.
-        num_episodes: E.
-        seed: from which episodes and noise follow, whatever else is measured of them.
-        title: of the progress bar.
         copies: whether to say which targets are in memory too, as `copied`.
 
     Returns:
         Name -> `[E, ...]`.
     """
-    images = jnp.asarray(split_of(run, split).images)
-    places = training.stream(seed, "evaluation_sampler")
-    noise = training.stream(seed, "evaluation")
-    ink = training.stream(seed, "evaluation_binarisation")
+    images = jnp.asarray(split_of(run, plan.split).images)
+    places = training.stream(plan.seed, "evaluation_sampler")
+    noise = training.stream(plan.seed, "evaluation")
+    ink = training.stream(plan.seed, "evaluation_binarisation")
 
     @jax.jit
     def one(variables: Variables, images: Array, episode: Array) -> dict[str, Array]:
-        drawn = draw(jax.random.fold_in(places, episode), episode)
+        drawn = plan.draw(jax.random.fold_in(places, episode), episode)
         batch = data.gather(drawn, images, ink, run.binarisation, run.dataset.maximum)
         found = measure(variables, batch, jax.random.fold_in(noise, episode))
         if copies and drawn.context is not None:
@@ -180,9 +209,36 @@ def over_episodes(
 
     every = [
         jax.tree.map(np.asarray, one(run.variables, images, jnp.int32(episode)))
-        for episode in tqdm(range(num_episodes), desc=title, unit="episode", disable=None)
+        for episode in tqdm(range(plan.num_episodes), desc=plan.title, unit="episode", disable=None)
     ]
     return {name: np.stack([found[name] for found in every]) for name in every[0]}
+
+
+def add_gain(found: Found, baseline: Run, plan: Plan, num_samples: int, chunk_size: int) -> None:
+    """Measure another run on the same episodes, and add how far its NLL lies above, `nll_gain`.
+
+    Args:
+        found: of `over_episodes`, with the same plan and as many samples.
+        baseline: the other run, of the same images.
+        plan: which episodes.
+        num_samples: importance samples of each target.
+        chunk_size: samples together.
+    """
+    measure = likelihood_of(baseline, num_samples, chunk_size)
+    found["nll_gain"] = over_episodes(baseline, plan, measure)["nll"] - found["nll"]
+
+
+def open_baseline(run: Run, workdir: str, data_dir: str | None) -> Run:
+    """The newest checkpoint of another run, for `add_gain`.
+
+    Raises:
+        InputError: it is of other images than `run`, or sees their classes; or anything wrong
+            with it.
+    """
+    baseline = open_run(workdir, data_dir)
+    check_same_images([run, baseline])
+    baseline.check_sees_no_classes()
+    return baseline
 
 
 def likelihood_of(run: Run, num_samples: int, chunk_size: int) -> Measure:

@@ -22,7 +22,7 @@ def evaluations(
         found: records.
         task: of `python -m eval`.
         main: a metric that all of them have.
-        apart: whether other numbers of steps or samples make another evaluation.
+        apart: whether other numbers of steps, samples or images make another evaluation.
     """
     groups: dict[str, dict[str, Record]] = {}
     for one in found:
@@ -34,8 +34,9 @@ def evaluations(
     for group in groups.values():
         if main in group:
             one = group[main]
+            how = [one.steps, one.num_samples, one.num_images] if apart else []
             what = [one.experiment, one.dataset, one.split, _asked(one)]
-            key = json.dumps([*what, *([one.steps, one.num_samples] * apart)], sort_keys=True)
+            key = json.dumps([*what, *how], sort_keys=True)
             if key not in longest or _effort(longest[key][main]) <= _effort(one):
                 longest[key] = group
     return list(longest.values())
@@ -43,7 +44,7 @@ def evaluations(
 
 def _asked(one: Record) -> dict[str, Any]:
     """What an evaluation was asked for; how thoroughly is not part of it."""
-    left_out = ("episodes", "num_targets", "evaluation_seed")
+    left_out = ("episodes", "num_targets", "evaluation_seed", "baseline")
     return {name: value for name, value in one.protocol.items() if name not in left_out}
 
 

@@ -5,8 +5,19 @@ import logging
 from memjax.configs import published
 from memjax.errors import InputError
 
-from .episodes import Counted, Protocol, SplitName, Writer, likelihood_of, over_episodes, shown
-from .options import check_at_least, check_seeds, split_of
+from .episodes import (
+    Counted,
+    Plan,
+    Protocol,
+    SplitName,
+    Writer,
+    add_gain,
+    likelihood_of,
+    open_baseline,
+    over_episodes,
+    shown,
+)
+from .options import check_at_least, check_seeds, check_some, split_of
 from .records import Record
 from .run import Own, Step, open_run
 
@@ -22,6 +33,8 @@ def few_shot(
     shots_counted: Counted = "per_class",
     replacement: bool = False,
     guaranteed: bool = False,
+    target_classes: int | None = None,
+    baseline: str | None = None,
     num_episodes: int = 100,
     num_samples: int = 1000,
     chunk_size: int = 10,
@@ -45,6 +58,11 @@ def few_shot(
         replacement: of shots counted in all: a class, and an image, may be drawn twice, so that a
             target can be a copy of what is in memory. `copied` is how often.
         guaranteed: of shots counted in all: targets are of classes that memory has an image of.
+        target_classes: of shots counted per class: targets are of the first of the classes alone.
+            With the same seed, episodes of more classes then have the same targets, and more beside
+            them in memory.
+        baseline: workdir of another run on the same images; `nll_gain` is its NLL less this run's,
+            target by target.
         num_episodes: to average over.
         num_samples: importance samples of each target.
         chunk_size: samples together; it changes speed and memory, not the answer.
@@ -56,43 +74,39 @@ def few_shot(
 
     Raises:
         InputError: a number below 1, more classes or drawings than there are, or anything wrong
-            with the run.
+            with the run or the baseline.
     """
     check_at_least(num_episodes=num_episodes, num_samples=num_samples, chunk_size=chunk_size)
+    check_some(ways=ways, shots=shots)
     check_seeds(seed=seed)
     run = open_run(workdir, data_dir, step, experiment)
-    if getattr(run.model, "num_classes", 0):
-        raise InputError(
-            f"{workdir}: {run.experiment.name} sees the classes of its images, expected a model "
-            "that does not: those of an episode are numbers within it"
-        )
+    run.check_sees_no_classes()
+    run.check_learns_no_memory()
     images = split_of(run, split)
     per_class = shots_counted == "per_class"
     _check_other_targets(per_class, targets_per_class, num_targets)
     of_class, of_all = (4 if given is None else given for given in (targets_per_class, num_targets))
     protocols = [
-        Protocol(way, shot, of_class, of_all, shots_counted, replacement, guaranteed)
+        Protocol(
+            way, shot, of_class, of_all, shots_counted, replacement, guaranteed, target_classes
+        )
         for way in ways
         for shot in shots
     ]
     for protocol in protocols:
         protocol.check(images, run.dataset.name)
+    beside = None if baseline is None else open_baseline(run, baseline, data_dir)
     writer = Writer(run, "few_shot", split, seed)
     measure = likelihood_of(run, num_samples, chunk_size)
     for protocol in protocols:
         title = f"{protocol.ways} ways, {protocol.shots} shots"
-        found = over_episodes(
-            run,
-            split,
-            protocol.drawer(images),
-            measure,
-            num_episodes,
-            seed,
-            title,
-            copies=replacement,
-        )
+        plan = Plan(split, protocol.drawer(images), num_episodes, seed, title)
+        found = over_episodes(run, plan, measure, copies=replacement)
         said = protocol.describe()
-        paper = published.few_shot_nll(run.experiment.name, said)
+        if beside is not None:
+            add_gain(found, beside, plan, num_samples, chunk_size)
+            said["baseline"] = beside.said
+        paper = published.few_shot_nll(run.experiment.name, said) if split == "test" else None
         new = writer.add(found, said, num_samples, {"nll": paper})
         logger.info("%s: %s", title, ", ".join(f"{one.metric} {shown(one)}" for one in new))
     return writer.written

@@ -21,11 +21,11 @@ from memjax.types import Array, Batch, Variables
 from memjax.workdirs import RESULTS
 
 from . import records
-from .compare import check_same_images, named
+from .compare import named
 from .likelihood import with_statistics
 from .options import check_at_least, check_choice, check_picture, check_seeds
 from .records import Record
-from .run import Run, Step, evenly_spaced, open_run, said_of_images
+from .run import Run, Step, check_same_images, evenly_spaced, open_run, said_of_images
 from .samples import save_figure
 
 BatchNorm = Literal["batch", "pass", "moving_average"]

@@ -9,13 +9,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from jax import lax
 
 from memjax import bounds, data, plots, sampling, training
 from memjax.evaluation import log_weights_of_encoding
 from memjax.memory import usage
 from memjax.types import Array, Batch, Variables
 
-from .episodes import Draw, Measure, SplitName, Writer, as_in_training, over_episodes, shown
+from .episodes import (
+    Draw,
+    Measure,
+    Plan,
+    SplitName,
+    Writer,
+    add_gain,
+    as_in_training,
+    open_baseline,
+    over_episodes,
+    shown,
+)
 from .options import check_at_least, check_picture, check_seeds, split_of
 from .records import Record
 from .run import Own, Run, Step, open_run
@@ -25,7 +37,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 logger = logging.getLogger("memjax")
-SAMPLES = 12  # in a row of the picture
+TARGETS, ENTRIES, MEANS = 6, 12, 8  # rows on the left, rows on the right, and images in these
 
 
 def memory(
@@ -35,6 +47,7 @@ def memory(
     chunk_size: int = 10,
     split: SplitName = "test",
     output: str | None = None,
+    baseline: str | None = None,
     data_dir: str | None = None,
     step: Step = "latest",
     seed: int = 0,
@@ -53,13 +66,16 @@ def memory(
         chunk_size: samples together; it changes speed and memory, not the answer.
         split: of the data set.
         output: the PNG; memory.png in the workdir if not given.
+        baseline: workdir of another run on the same images, such as one without memory; `nll_gain`
+            is its NLL less this run's, target by target.
         data_dir: folder with <dataset>.npz files.
         step: latest, best (by validation bound) or the step of a checkpoint.
         seed: of the batches and of the samples.
         experiment: as in `memjax.restore`, for a run of one's own experiment.
 
     Raises:
-        InputError: a number below 1, a model without addresses, or anything wrong with the run.
+        InputError: a number below 1, a model without addresses, or anything wrong with the run or
+            the baseline.
 
     Source: Bornschein et al. 2017, sections 4.1 and 4.2, figures 2B, 3 and 4A.
     """
@@ -71,16 +87,10 @@ def memory(
     draw, most = as_in_training(run, split, seed)
     if num_batches > most:
         logger.warning("%d batches instead of %d: the split has no more", most, num_batches)
+    beside = None if baseline is None else open_baseline(run, baseline, data_dir)
     writer = Writer(run, "memory", split, seed)
-    found = over_episodes(
-        run,
-        split,
-        draw,
-        use_of_memory(run, num_samples, chunk_size),
-        min(num_batches, most),
-        seed,
-        "batches",
-    )
+    plan = Plan(split, draw, min(num_batches, most), seed, "batches")
+    found = over_episodes(run, plan, use_of_memory(run, num_samples, chunk_size))
     size = found["posterior"].shape[-1]
     posterior = found.pop("posterior")
     if run.model.memory == "learned":
@@ -90,6 +100,9 @@ def memory(
         **{"memory_size": size, "memory": run.model.memory, "drawn_by": type(sampler).__name__},
         **{name: value for name, value in vars(sampler).items() if name in ("ways", "shots")},
     }
+    if beside is not None:
+        add_gain(found, beside, plan, num_samples, chunk_size)
+        protocol["baseline"] = beside.said
     reference = run.experiment.reference
     published = {reference.metric: reference.value}
     for one in writer.add(found, protocol, num_samples, published):
@@ -124,8 +137,8 @@ def use_of_memory(run: Run, num_samples: int, chunk_size: int) -> Measure:
     return measure
 
 
-def picture(run: Run, draw: Draw, split: SplitName, seed: int, rows: int = 6) -> "Figure":
-    """q(a | x) of a few targets with the entries it prefers, and samples that share an entry."""
+def picture(run: Run, draw: Draw, split: SplitName, seed: int) -> "Figure":
+    """q(a | x) of a few targets with the entries it prefers, and images that share an entry."""
     images = jnp.asarray(split_of(run, split).images)
     key = training.stream(seed, "samples")
     of_samples, of_places, ink, of_choice, of_targets = jax.random.split(key, 5)
@@ -142,17 +155,19 @@ def picture(run: Run, draw: Draw, split: SplitName, seed: int, rows: int = 6) ->
         generate = functools.partial(sampling.generate, run.model, variables, of_samples)
         # Of a learned memory, what an entry stands for is what is made of it.
         entries = generate(size, batch.context, address=every).means
-        address = jax.random.categorical(of_choice, log_p, shape=(rows,))
-        samples = generate(
-            rows * SAMPLES, batch.context, address=jnp.repeat(address, SAMPLES)
-        ).means
-        chosen = jax.random.permutation(of_targets, batch.images.shape[0])[:rows]
+        # Drawn from p(a), none of them twice.
+        address = lax.top_k(log_p + jax.random.gumbel(of_choice, log_p.shape), min(size, ENTRIES))[
+            1
+        ]
+        shared = jnp.repeat(address, MEANS)
+        means = generate(len(shared), batch.context, address=shared).means
+        chosen = jax.random.permutation(of_targets, batch.images.shape[0])[:TARGETS]
         return {
             "targets": batch.images[chosen],
             "probabilities": jnp.exp(log_q)[chosen],
             "entries": entries if batch.context is None else batch.context,
             "address": address,
-            "samples": samples,
+            "means": means,
         }
 
     return plots.memory(**jax.tree.map(np.asarray, found(run.variables)))

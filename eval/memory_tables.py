@@ -1,6 +1,5 @@
 """The tables and pictures of models that address a memory, from their records."""
 
-import dataclasses
 import math
 
 from etils import epath
@@ -56,8 +55,8 @@ def _recall_table(found: list[Record]) -> str:
 
 
 def _learned_table(found: list[Record]) -> str:
-    head = ("experiment", "split", "entries", "NLL", "KL(a)", "paper", "ln M", "entropy of p(a)")
-    more = ("of the mean q(a)", "dead", "KL(z)", "NLL, shuffled")
+    head = ("experiment", "split", "entries", "NLL", _GAIN, "KL(a)", "paper", "ln M")
+    more = ("in use", "dead", "KL(z)", "NLL, shuffled")
     rows = []
     for group in evaluations(found, "memory", "kl_address"):
         one = group["kl_address"]
@@ -70,11 +69,12 @@ def _learned_table(found: list[Record]) -> str:
                 one.split,
                 f"{one.protocol['memory_size']:,}",
                 value(group, "nll"),
+                value(group, "nll_gain"),
                 value(group, "kl_address"),
                 "2.5 ± 0.3" if mnist else DASH,
                 f"{math.log(one.protocol['memory_size']):.2f}",
                 value(group, "entropy_prior"),
-                value(group, "entropy_posterior"),
+                _in_use(group),
                 percent(group, "dead_entries"),
                 value(group, "kl_latent"),
                 value(group, "nll_shuffled"),
@@ -86,19 +86,30 @@ def _learned_table(found: list[Record]) -> str:
         one = group["log_likelihood"]
         if one.experiment in MATCHED:
             nll, latent = value(group, "log_likelihood", sign=-1), value(group, "kl_latent")
-            dashes = (DASH,) * 6
+            dashes = (DASH,) * 7
             rows.append((name(one), one.split, DASH, nll, *dashes, latent, DASH, *_said(one)))
-    return table("Learned memory, nats:", (*head, *more, *_SAID), rows)
+    title = (
+        "Learned memory, nats. What an NLL lies below that of the VAE is of the same images. "
+        "Entries in use are the exponential of the entropy of the mean q(a | x), and dead ones "
+        "have less than a hundredth of an even share of it:"
+    )
+    return table(title, (*head, "entropy of p(a)", *more, *_SAID), rows)
+
+
+def _in_use(group: Evaluation) -> str:
+    one = group.get("entropy_posterior")
+    return DASH if one is None else f"{math.exp(one.value or 0.0):.0f}"
 
 
 def _few_shot_table(groups: list[Evaluation]) -> str:
-    head = ("experiment", "ways", "shots", "NLL", "paper's best", "KL(a)", "KL(z)", "same class")
+    head = ("experiment", "ways", "shots", "NLL", _GAIN, "paper's best", "KL(a)", "KL(z)")
     rows = [
         (
             name(group["nll"]),
             str(group["nll"].protocol["ways"]),
             str(group["nll"].protocol["shots"]),
             value(group, "nll"),
+            value(group, "nll_gain"),
             _number(published.FEW_SHOT.get(group["nll"].experiment)),
             value(group, "kl_address"),
             value(group, "kl_latent"),
@@ -106,12 +117,14 @@ def _few_shot_table(groups: list[Evaluation]) -> str:
             *_said(group["nll"]),
         )
         for group in groups
+        if "target_classes" not in group["nll"].protocol
     ]
     title = (
         "Few-shot generation, 45 and 5 alphabets of Omniglot in 26x26, shots per class, memory and "
-        "targets disjoint, nats:"
+        "targets disjoint, nats. Rows of as many images have the same targets only where their "
+        "ways and shots are the same:"
     )
-    return table(title, (*head, *_SAID), rows)
+    return table(title, (*head, "same class", *_SAID), rows)
 
 
 def _of_26(found: list[Record], apart: bool = False) -> list[Evaluation]:
@@ -190,12 +203,14 @@ def _classification_table(found: list[Record]) -> str:
     return table(title, (*head, *_SAID), rows)
 
 
-_SAID = ("samples", "steps")
+_GAIN = "below the VAE"
+_SAID = ("images", "samples", "steps")
 MATCHED = ("vae_learned_mnist", "vae_learned_omniglot")
 
 
 def _said(one: Record) -> tuple[str, ...]:
-    return (DASH if one.num_samples is None else f"{one.num_samples:,}", f"{one.steps:,}")
+    numbers = (one.num_images, one.num_samples, one.steps)
+    return tuple(DASH if number is None else f"{number:,}" for number in numbers)
 
 
 def _number(found: float | None) -> str:
@@ -207,25 +222,32 @@ def draw(found: list[Record], folder: epath.Path) -> list[str]:
     shots = _over(found, "shots")
     # From one class on, so that the ideal stands beside it.
     ways = {title: line for title, line in _over(found, "ways").items() if line[0][0] == 1}
+    kl = {
+        f"{metric}, {title}": line
+        for metric, of in (("KL(a)", "kl_address"), ("KL(z)", "kl_latent"))
+        for title, line in _over(found, "shots", of).items()
+    }
     pictures = {
-        "recall": (_recall_curves(found), "epoch", "nats", "linear"),
-        "few_shot_ways": (with_ideal(ways), "classes in memory", "NLL, nats", "log"),
-        "few_shot_shots": (shots, "images of each class in memory", "NLL, nats", "log"),
-        "few_shot_kl": (_kl_curves(found), "images of each class in training", "KL, nats", "log"),
+        "few_shot_ways": (with_ideal(ways), "classes in memory", "NLL, nats"),
+        "few_shot_shots": (shots, "images of each class in memory", "NLL, nats"),
+        "few_shot_kl": (kl, "images of each class in memory", "KL, nats"),
     }
     titles = {
         "recall": "Recall, NLL and KL(a) in training",
-        "few_shot_ways": "NLL by classes in memory, and that of an ideal memory",
+        "few_shot_ways": "NLL of the same targets by classes in memory, and of an ideal memory",
         "few_shot_shots": "NLL by images of each class in memory",
         "few_shot_kl": "KL of the address and of z by images in memory",
     }
-    made = []
-    for picture, (lines, x_label, y_label, scale) in pictures.items():
-        if any(len(x) > 1 for x, _ in lines.values()):
-            path = f"figures/{picture}.png"
-            plots.save(plots.lines(lines, x_label, y_label, scale), folder / path)
-            made.append(f"![{titles[picture]}]({path})")
-    return made
+    figures = {
+        picture: plots.lines(lines, x_label, y_label, "log")
+        for picture, (lines, x_label, y_label) in pictures.items()
+        if any(len(x) > 1 for x, _ in lines.values())
+    }
+    if recall := _recall_curves(found):
+        figures = {"recall": plots.lines(recall, "epoch", "nats", y_scale="log"), **figures}
+    for picture, figure in figures.items():
+        plots.save(figure, folder / f"figures/{picture}.png")
+    return [f"![{titles[picture]}](figures/{picture}.png)" for picture in figures]
 
 
 def _recall_curves(found: list[Record]) -> dict[str, Line]:
@@ -239,26 +261,38 @@ def _recall_curves(found: list[Record]) -> dict[str, Line]:
                     one.x,
                     [sign * value for value in one.values],
                 )
+                # A lookup table of 256 images has both.
+                size = one.protocol.get("changed", {}).get("sampler.memory_size", 256)
+                level = math.log(size)
+                curves[f"ln {size}"] = ([one.x[0], one.x[-1]], [level, level])
     return curves
 
 
-def _over(found: list[Record], axis: str) -> dict[str, Line]:
-    """NLL over ways or over shots, of what is otherwise the same; of each run trained longest.
+def _over(found: list[Record], axis: str, metric: str = "nll") -> dict[str, Line]:
+    """A metric over ways or over shots, of what is otherwise the same; of each run trained longest.
 
-    Where a run was evaluated with several numbers of samples, the one with most points is drawn.
+    As many episodes and targets stand behind all points of a line. Where a run was evaluated in
+    several such ways, the one with most points is drawn.
     """
     other = {"ways": "shots", "shots": "ways"}[axis]
-    lines: dict[tuple[str, int, int], Line] = {}
+    lines: dict[tuple[str, int, int, str], Line] = {}
     for group in _of_26(found, apart=True):
-        one = group["nll"]
-        title = f"{name(one)}, {one.protocol[other]} {other}".replace("`", "")
-        x, y = lines.setdefault((title, one.steps or 0, one.num_samples or 0), ([], []))
-        x.append(one.protocol[axis])
-        y.append(one.value or 0.0)
+        if metric in group:
+            one = group[metric]
+            said = one.protocol
+            title = f"{name(one)}, {said[other]} {other}".replace("`", "")
+            targets = f"{said.get('episodes')} {said.get('num_targets')}"
+            key = (title, one.steps or 0, one.num_samples or 0, targets)
+            x, y = lines.setdefault(key, ([], []))
+            x.append(said[axis])
+            y.append(one.value or 0.0)
     # The longest training, and then the most points, come last and stay.
     order = sorted(lines, key=lambda key: (key[0], key[1], len(lines[key][0])))
     chosen = {key[0]: key for key in order if len(lines[key][0]) > 1}
-    return {f"{title}, {key[2]:,} samples": lines[key] for title, key in chosen.items()}
+    return {
+        f"{title}, {steps:,} steps, {samples:,} samples": lines[title, steps, samples, targets]
+        for title, steps, samples, targets in chosen.values()
+    }
 
 
 def with_ideal(lines: dict[str, Line]) -> dict[str, Line]:
@@ -269,25 +303,3 @@ def with_ideal(lines: dict[str, Line]) -> dict[str, Line]:
         if x[0] == 1
     }
     return {**lines, **ideal}
-
-
-def _kl_curves(found: list[Record]) -> dict[str, Line]:
-    """KL of a and of z of models that differ by their number of shots in training."""
-    field = "sampler.shots"
-    curves: dict[str, dict[int, float]] = {}
-    for group in _of_26(found):
-        one = group["nll"]
-        changed = dict(one.protocol.get("changed", {}))
-        trained = changed.pop(field, 4)
-        asked = (one.protocol["ways"], one.protocol["shots"])
-        if one.experiment != "vma_few_shot" or asked != (8, trained):
-            continue
-        alike = dataclasses.replace(one, protocol={**one.protocol, "changed": changed})
-        for title, metric in (("KL(a)", "kl_address"), ("KL(z)", "kl_latent")):
-            if metric in group:
-                of = curves.setdefault(f"{title}, {name(alike)}".replace("`", ""), {})
-                of[trained] = group[metric].value or 0.0
-    return {
-        title: ([float(x) for x in sorted(points)], [points[x] for x in sorted(points)])
-        for title, points in curves.items()
-    }

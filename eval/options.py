@@ -15,6 +15,13 @@ def check_at_least(least: int = 1, **numbers: int | None) -> None:
             raise InputError(f"{_option(name)}: found {value}, expected at least {least}")
 
 
+def check_some(**lists: tuple[int, ...]) -> None:
+    """Raises InputError for an option that was given without values."""
+    for name, values in lists.items():
+        if not values:
+            raise InputError(f"{_option(name)}: found no values, expected at least one")
+
+
 def check_seeds(**seeds: int) -> None:
     """Raises InputError for a seed that is no 32-bit number."""
     for name, value in seeds.items():

@@ -10,8 +10,8 @@ from memjax.data import Drawn
 from memjax.errors import InputError
 from memjax.types import Array
 
-from .episodes import SplitName, Writer, likelihood_of, over_episodes, shown
-from .options import check_at_least, check_seeds, split_of
+from .episodes import Plan, SplitName, Writer, likelihood_of, over_episodes, shown
+from .options import check_at_least, check_seeds, check_some, split_of
 from .records import Record
 from .run import Own, Step, open_run
 
@@ -52,6 +52,7 @@ def recall(
     """
     check_at_least(num_episodes=num_episodes, num_samples=num_samples, chunk_size=chunk_size)
     check_at_least(num_targets=num_targets)
+    check_some(memory_size=memory_size)
     check_seeds(seed=seed)
     run = open_run(workdir, data_dir, step, experiment)
     run.check_reads_context()
@@ -66,15 +67,9 @@ def recall(
     measure = likelihood_of(run, num_samples, chunk_size)
     for size in memory_size:
         title = f"{size} images in memory"
-        found = over_episodes(
-            run,
-            split,
-            functools.partial(draw, count, size, num_targets),
-            measure,
-            num_episodes,
-            seed,
-            title,
-        )
+        drawer = functools.partial(draw, count, size, num_targets)
+        plan = Plan(split, drawer, num_episodes, seed, title)
+        found = over_episodes(run, plan, measure)
         said = {"memory_size": size, "num_targets": num_targets}
         new = writer.add(found, said, num_samples)
         measures = ", ".join(f"{one.metric} {shown(one, 3)}" for one in new)

@@ -52,6 +52,17 @@ class Run:
         return int(epochs) if epochs == int(epochs) else round(epochs, 3)
 
     @property
+    def said(self) -> str:
+        """The experiment with what was changed of it, and the steps of training."""
+        changed = "".join(f", {name} {value}" for name, value in self._changed.items())
+        return f"{self.experiment.name}{changed}, {self.step:,} steps"
+
+    @property
+    def _changed(self) -> dict[str, Any]:
+        base = configs.EXPERIMENTS.get(self.experiment.name, self.experiment)
+        return config.changed_fields(self.experiment, base)
+
+    @property
     def is_binary(self) -> bool:
         """Whether images are used as they are: 0/1 data, or grey levels are wanted."""
         return self.dataset.maximum == 1 or self.experiment.data.binarisation == "none"
@@ -81,6 +92,22 @@ class Run:
                 "that reads them"
             )
 
+    def check_sees_no_classes(self) -> None:
+        """Raises InputError where the model is given the classes of its images."""
+        if getattr(self.model, "num_classes", 0):
+            raise InputError(
+                f"{self.workdir}: {self.experiment.name} sees the classes of its images, expected "
+                "a model that does not: those of an episode are numbers within it"
+            )
+
+    def check_learns_no_memory(self) -> None:
+        """Raises InputError where the model's memory are parameters."""
+        if getattr(self.model, "learns_memory", False):
+            raise InputError(
+                f"{self.workdir}: {self.experiment.name} has learned its memory, expected a model "
+                "that is given one with each batch, or has none"
+            )
+
     def check_reads_no_context(self) -> None:
         """Raises InputError where the model reads images from `Batch.context`."""
         if self.reads_context:
@@ -92,8 +119,7 @@ class Run:
     def record(self, task: str, split: str, metric: str, /, **fields: Any) -> Record:
         """A record of this run; `fields` as in Record."""
         reference = self.experiment.reference
-        base = configs.EXPERIMENTS.get(self.experiment.name, self.experiment)
-        changed = config.changed_fields(self.experiment, base)
+        changed = self._changed
         published = fields.pop("paper", reference.value if metric == reference.metric else None)
         protocol = fields.pop("protocol", {}) | ({"changed": changed} if changed else {})
         return Record(
@@ -143,6 +169,17 @@ def open_run(
     return Run(
         epath.Path(workdir), experiment, restored.model, restored.variables, restored.step, dataset
     )
+
+
+def check_same_images(runs: list[Run]) -> None:
+    """Raises InputError for runs on different images, or on the same in other splits."""
+    first = runs[0]
+    for run in runs[1:]:
+        if run.dataset.digest() != first.dataset.digest():
+            raise InputError(
+                f"{run.workdir}: is of other images than {first.workdir}, expected runs on the "
+                "same data, divided alike"
+            )
 
 
 def evenly_spaced(size: int, most: int | None) -> np.ndarray:

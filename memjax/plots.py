@@ -126,6 +126,7 @@ def lines(
     x_label: str,
     y_label: str,
     x_scale: str = "linear",
+    y_scale: str = "linear",
 ) -> "Figure":
     """Lines with their points, name -> (x, y), whole.
 
@@ -134,6 +135,7 @@ def lines(
         x_label: with the unit.
         y_label: with the unit.
         x_scale: `linear`, or `log` for numbers that double.
+        y_scale: `linear`, or `log`.
     """
     from matplotlib.figure import Figure
 
@@ -148,6 +150,7 @@ def lines(
     if x_scale == "log":
         axis.set_xscale("log", base=2)
         axis.xaxis.set_major_formatter("{x:g}")
+    axis.set_yscale(y_scale)
     axis.set_xlabel(x_label)
     axis.set_ylabel(y_label)
     axis.grid(alpha=0.3)
@@ -160,7 +163,7 @@ def memory(
     probabilities: np.ndarray,
     entries: np.ndarray,
     address: np.ndarray,
-    samples: np.ndarray,
+    means: np.ndarray,
     best: int = 5,
 ) -> "Figure":
     """Which entries of a memory explain a target, and what is made of an entry.
@@ -169,8 +172,8 @@ def memory(
         targets: `[R, H, W, C]`.
         probabilities: `[R, M]`, q(a | x) of each target.
         entries: `[M, H, W, C]`, what the memory holds.
-        address: `[S]`, entries that samples were drawn from.
-        samples: `[S * J, H, W, C]`, J of each.
+        address: `[S]`, entries that images are made of.
+        means: `[S * J, H, W, C]`, of p(x | z, m_a), J of each.
         best: entries that are shown of each target.
     """
     from matplotlib.figure import Figure
@@ -191,13 +194,13 @@ def memory(
             axis.set_title(f"{of_entry[entry]:.2f}", fontsize=7, pad=2)
         for axis in row[2 + len(of_entry) :]:
             axis.set_axis_off()
-    right.suptitle("entry, samples of p(x | m_a)")
-    grid = samples.reshape(len(address), -1, *samples.shape[1:])
+    right.suptitle("entry, means of p(x | z, m_a)")
+    grid = means.reshape(len(address), -1, *means.shape[1:])
     with_entry = np.concatenate([entries[address][:, None], grid], axis=1)
     axis = right.subplots()
     axis.set_anchor("N")
     axis.imshow(
-        tile(with_entry.reshape(-1, *samples.shape[1:]), with_entry.shape[1]),
+        tile(with_entry.reshape(-1, *means.shape[1:]), with_entry.shape[1]),
         interpolation="nearest",
     )
     axis.set_axis_off()

@@ -16,7 +16,14 @@ import pytest
 import train
 from eval import classification, few_shot, likelihood, memory, recall, samples
 from eval.classification import most_probable
-from eval.episodes import Protocol, mean_over_episodes
+from eval.episodes import (
+    Plan,
+    Protocol,
+    as_in_training,
+    likelihood_of,
+    mean_over_episodes,
+    over_episodes,
+)
 from eval.recall import draw as recall_draw
 from eval.records import Record
 from eval.run import open_run
@@ -41,10 +48,11 @@ def experiment(name: str) -> Experiment:
     sampler: Any = base.sampler
     if isinstance(sampler, Episodes):
         sampler = Episodes(ways=2, shots=2, steps=3)
+    model = base.model.clone(**sizes)
     return dataclasses.replace(
         base,
         dataset="strokes",
-        model=base.model.clone(**sizes),
+        model=model.clone(**{field: getattr(base.model, field) for field in model.idle_fields}),
         sampler=sampler,
         train=dataclasses.replace(base.train, **few),
     )
@@ -136,6 +144,47 @@ def test_shots_counted_in_all(workdir: Path) -> None:
     # A class of strokes has 20 drawings: of 100 in memory, drawn again and again, few are missing.
     found = by_metric(few_shot(str(workdir), (1,), (100,), replacement=True, **of_sets))
     assert 0.9 < (found["copied"].value or 0) <= 1
+
+
+def test_targets_stay_the_same_among_more_classes() -> None:
+    table = data.class_table(np.repeat(np.arange(9), 10))
+    split = data.Split(np.zeros((90, 2, 2, 1), np.uint8), np.repeat(np.arange(9), 10))
+
+    def drawn(ways: int) -> data.Drawn:
+        protocol = Protocol(ways, 3, targets_per_class=2, target_classes=2)
+        protocol.check(split, "images")
+        return protocol.drawer(split)(jax.random.key(3), jnp.int32(0))
+
+    few, all_ways = drawn(2), drawn(9)
+    np.testing.assert_array_equal(few.targets, all_ways.targets)
+    assert few.context is not None and all_ways.context is not None
+    np.testing.assert_array_equal(few.context, all_ways.context[:6])
+    assert all_ways.labels is not None
+    np.testing.assert_array_equal(all_ways.labels, [0, 0, 1, 1])
+    classes = np.asarray(table.index)
+    assert len({int(np.argwhere(classes == place)[0, 0]) for place in all_ways.context}) == 9
+
+
+def test_gain_is_of_the_same_targets(workdir: Path, tmp_path_factory: Any) -> None:
+    base = tmp_path_factory.getbasetemp()
+    other = Path(shutil.copytree(trained(base, "vae_few_shot"), workdir.parent / "vae"))
+    asked = {"ways": (3,), "shots": (2,), "targets_per_class": 1, **SMALL}
+    own = by_metric(few_shot(str(workdir), baseline=str(other), **asked))
+    less = by_metric(few_shot(str(other), **asked))["nll"].value
+    assert own["nll"].value is not None and less is not None
+    np.testing.assert_allclose(own["nll_gain"].value, less - own["nll"].value, rtol=1e-4)
+    assert own["nll"].protocol["baseline"].startswith("vae_few_shot, model.kind dense")
+    assert own["nll"].protocol["baseline"].endswith(", 3 steps")
+    zero = by_metric(few_shot(str(workdir), baseline=str(workdir), **asked))["nll_gain"]
+    assert (zero.value, zero.stderr) == (0, 0)
+
+    measured = {"num_batches": 2, "num_samples": K, "chunk_size": 4}
+    own = by_metric(memory(str(workdir), baseline=str(other), **measured))
+    run = open_run(str(other), None)
+    plan = Plan("test", as_in_training(run, "test", 0)[0], 2, 0, "batches")
+    less = over_episodes(run, plan, likelihood_of(run, K, 4))["nll"].mean()
+    assert own["nll"].value is not None
+    np.testing.assert_allclose(own["nll_gain"].value, less - own["nll"].value, rtol=1e-4)
 
 
 def test_recall_has_its_targets_in_memory(workdir: Path) -> None:
@@ -251,6 +300,23 @@ def test_mean_over_episodes_knows_that_targets_share_one() -> None:
         (few_shot, {"guaranteed": True}, "^--guaranteed: found True with shots counted per"),
         (few_shot, {"split": "valid2"}, "^--split: strokes has no valid2 split"),
         (few_shot, {"seed": -1}, "^--seed: found -1"),
+        (few_shot, {"ways": ()}, "^--ways: found no values, expected at least one"),
+        (few_shot, {"shots": ()}, "^--shots: found no values"),
+        (
+            few_shot,
+            {"target_classes": 9},
+            "^--target-classes: found 9, expected 1 to the 8 classes",
+        ),
+        (few_shot, {"target_classes": 0}, "^--target-classes: found 0"),
+        (
+            few_shot,
+            {"target_classes": 1, "shots_counted": "total"},
+            "^--target-classes: found 1 with shots counted in all",
+        ),
+        (few_shot, {"baseline": "nowhere"}, "^nowhere/config.json: not found"),
+        (memory, {"baseline": "nowhere"}, "^nowhere/config.json: not found"),
+        (recall, {"memory_size": ()}, "^--memory-size: found no values"),
+        (classification, {"ways": ()}, "^--ways: found no values"),
         (few_shot, {"shots_counted": "total", "shots": (20,)}, "strokes: found 20 drawings"),
         (recall, {"memory_size": (2,)}, "^--memory-size: found 2, expected at least the 64"),
         (recall, {"memory_size": (10**6,)}, "^--memory-size: found 1000000, expected at least"),
@@ -286,3 +352,5 @@ def test_memory_of_a_learned_model_is_no_recall(tmp_path_factory: pytest.TempPat
     assert isinstance(open_run(str(run), None).experiment.sampler, Epochs)
     with pytest.raises(InputError, match="has no images in memory"):
         recall(str(run))
+    with pytest.raises(InputError, match="vma_learned_mnist has learned its memory"):
+        few_shot(str(run))

@@ -63,6 +63,10 @@ def test_a_log_says_how_a_learned_memory_is_used(tmp_path: Path) -> None:
         ({"sampler": Recall(3)}, "sampler.memory_size: found 3"),
         ({"sampler": Episodes(ways=90)}, "sampler.ways: found 90"),
         ({"sampler": Episodes(ways=4, shots=20)}, "strokes"),
+        (
+            {"sampler": Episodes(ways=2, shots=2), "model": VMA(memory="learned", hidden=(4,))},
+            "model.memory: found learned with Episodes",
+        ),
         ({"objective": configs.get("vae_ocr").objective}, "objective pathwise: the model draws"),
     ],
 )

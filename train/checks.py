@@ -164,6 +164,11 @@ def check_model(experiment: Experiment, dataset: Dataset) -> None:
             f"model.episode_length: found {length}, expected {together}, the images that the "
             "sampler draws together"
         )
+    if batch.context is not None and getattr(model, "learns_memory", False):
+        raise InputError(
+            f"model.memory: found learned with {type(experiment.sampler).__name__}, which draws "
+            "images for the memory; expected episode, or the sampler Epochs"
+        )
     fields = dataclasses.asdict(experiment.optimizer)
     optimizer = training.make_optimizer(**fields, steps_per_epoch=1)
 

@@ -75,7 +75,7 @@ def log_weights_and_diagnostics(
         batch: B images.
         key: a typed key.
         num_samples: K.
-        chunk_size: samples that are decoded together; the means are over whole chunks.
+        chunk_size: samples that are decoded together.
 
     Returns:
         `[K, B]` in nats, and name -> `[B]`: the model's diagnostics, `reconstruction_nll` and

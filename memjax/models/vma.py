@@ -129,10 +129,15 @@ class VMA(nn.Module):
         return self.addressing != "none" and self.memory == "episode"
 
     @property
+    def learns_memory(self) -> bool:
+        """Whether its memory are parameters."""
+        return self.addressing != "none" and self.memory == "learned"
+
+    @property
     def idle_fields(self) -> dict[str, str]:
         """Fields without effect, and what would give them one."""
         hard, soft = self.addressing == "hard", self.addressing == "soft"
-        dense, learned = self.kind == "dense", self.memory == "learned" and (hard or soft)
+        dense, learned = self.kind == "dense", self.learns_memory
         of_memory = ("memory", "similarity", "matching", "embeddings", "skips")
         return idle_fields(
             {
@@ -154,7 +159,7 @@ class VMA(nn.Module):
             self.prior_query = self.param(
                 "prior_query", nn.initializers.normal(0.01), (1, self.matching)
             )
-        if self.addressing != "none" and self.memory == "learned":
+        if self.learns_memory:
             entry = (self.memory_units,) if self.kind == "dense" else self._image_shape
             scale = self.memory_scale * math.sqrt(self.memory_size)
             self.learned = self.param(
@@ -300,7 +305,7 @@ class VMA(nn.Module):
                 "kl_address": kl_address,
                 "kl_latent": kl_latent,
                 "entropy_prior": jnp.full_like(kl_address, entropy_prior),
-                **_hit_rate(batch, jnp.exp(log_q)),
+                **self._hit_rate(batch, jnp.exp(log_q)),
                 **({"posterior": jnp.exp(log_q)} if train and self.memory == "learned" else {}),
             },
             reparameterised=False,
@@ -314,7 +319,7 @@ class VMA(nn.Module):
         reading = None
         if encoding.memory is not None:
             attention = self._attention(encoding.memory, z)
-            diagnostics |= _hit_rate(batch, attention)
+            diagnostics |= self._hit_rate(batch, attention)
             reading = self._blend(encoding.memory, attention)
         return Terms(
             log_likelihood=self._image_distribution(z, reading).log_prob(batch.images),
@@ -397,6 +402,13 @@ class VMA(nn.Module):
             raise InputError(f"model.addressing: found {self.addressing}, expected hard")
         return encoding.log_posterior, encoding.memory
 
+    def _hit_rate(self, batch: Batch, probabilities: Array) -> dict[str, Array]:
+        """The probability `[B]` of an entry of the target's own class, where classes are known."""
+        if not self.reads_context or batch.labels is None or batch.context_labels is None:
+            return {}
+        same = batch.labels[:, None] == batch.context_labels[None, :]
+        return {"same_class": jnp.sum(probabilities * same, axis=-1)}
+
     def _image_distribution(self, z: Array, reading: Reading | None) -> Any:
         return distributions.bernoulli_images(self.networks.decode(z, reading))
 
@@ -456,11 +468,3 @@ def _folded(keys: Array, number: int) -> Array:
 
 def _at(mean: Array, log_variance: Array, noise: Array) -> Array:
     return mean + jnp.exp(0.5 * log_variance) * noise
-
-
-def _hit_rate(batch: Batch, probabilities: Array) -> dict[str, Array]:
-    """The probability `[B]` of an entry of the target's own class, where classes are known."""
-    if batch.labels is None or batch.context_labels is None:
-        return {}
-    same = batch.labels[:, None] == batch.context_labels[None, :]
-    return {"same_class": jnp.sum(probabilities * same, axis=-1)}
