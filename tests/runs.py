@@ -25,6 +25,12 @@ def write_images(folder: Path, count: int = 30) -> Path:
     return path
 
 
+def smaller(model: Any, **sizes: Any) -> Any:
+    """A model with other sizes, where these have an effect: changes of others are refused."""
+    small = model.clone(**sizes)
+    return small.clone(**{field: getattr(model, field) for field in small.idle_fields})
+
+
 def experiment(dataset: Path | str, **train: Any) -> Experiment:
     """MEM-VAE with batch norm, two samples and images binarised anew in every epoch."""
     base = configs.get("mem_vae_digits")

@@ -34,7 +34,7 @@ from memjax.data import Episodes, Epochs
 from memjax.errors import InputError
 from memjax.types import Batch
 from tests import eval_runs, tiny
-from tests.runs import contents
+from tests.runs import contents, smaller
 
 K, EPISODES = 6, 3
 SMALL: dict[str, Any] = {"num_samples": K, "chunk_size": 4, "num_episodes": EPISODES}
@@ -48,11 +48,10 @@ def experiment(name: str) -> Experiment:
     sampler: Any = base.sampler
     if isinstance(sampler, Episodes):
         sampler = Episodes(ways=2, shots=2, steps=3)
-    model = base.model.clone(**sizes)
     return dataclasses.replace(
         base,
         dataset="strokes",
-        model=model.clone(**{field: getattr(base.model, field) for field in model.idle_fields}),
+        model=smaller(base.model, **sizes),
         sampler=sampler,
         train=dataclasses.replace(base.train, **few),
     )

@@ -12,6 +12,7 @@ from memjax import configs
 from memjax.config import Experiment
 from memjax.data import Episodes, Recall
 from memjax.errors import InputError
+from memjax.models.vma import VMA
 from memjax.objectives import Vimco
 from tests import runs
 
@@ -20,13 +21,13 @@ def experiment(name: str, **fields: Any) -> Experiment:
     base = configs.get(name)
     small = {"hidden": (6,), "maps": (2,) * 6, "latent": 2, "matching": 3}
     few = {"num_epochs": 2, "batch_size": 4, "save_every": 1, "log_every": 1}
-    return dataclasses.replace(
+    given = dataclasses.replace(
         base,
         dataset="strokes",
-        model=base.model.clone(**small),
+        model=runs.smaller(base.model, **small),
         train=dataclasses.replace(base.train, **few),
-        **fields,
     )
+    return dataclasses.replace(given, **fields)
 
 
 @pytest.mark.parametrize(
