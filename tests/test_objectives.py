@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp, softmax
 
-from memjax import distributions
+from memjax import bounds, distributions
 from memjax.errors import InputError
-from memjax.objectives import Pathwise, analytic_elbo, pathwise
+from memjax.objectives import Pathwise, Vimco, analytic_elbo, pathwise
 from memjax.types import Terms
+from tests import tiny
 
 
 def terms(num_samples: int, examples: int = 4) -> Terms:
@@ -104,6 +105,35 @@ def test_both_elbos_have_the_same_expectation() -> None:
     by_hand = -0.5 * (np.log(2 * np.pi * 0.4) + reconstruction) - 0.5 * (v + m**2 - 1 - np.log(v))
     np.testing.assert_allclose(expectation(pathwise), by_hand, rtol=1e-6)
     np.testing.assert_allclose(expectation(analytic_elbo), by_hand, rtol=1e-6)
+
+
+def without(k: int, log_weights: np.ndarray, baseline: bounds.Baseline) -> np.ndarray:
+    """The bound had sample k not been drawn, or been like the geometric mean of the others."""
+    others = np.delete(log_weights, k, axis=0)
+    if baseline == "geometric":
+        others = np.concatenate([others, others.mean(axis=0, keepdims=True)])
+    return np.log(np.mean(np.exp(others), axis=0))
+
+
+@pytest.mark.parametrize("baseline", ["arithmetic", "geometric"])
+def test_vimco_scores_a_sample_by_what_it_adds(baseline: bounds.Baseline) -> None:
+    given = terms(4)
+    given = dataclasses.replace(given, log_score=given.log_posterior / 2, reparameterised=False)
+    weights = log_weights(given)
+    objective = Vimco(4, baseline)
+    compiled = tiny.quick_jit(jax.value_and_grad(lambda some: objective(some).sum()))
+    value, gradient = compiled(given)
+    bound = logsumexp(weights, axis=0) - np.log(4)
+    np.testing.assert_allclose(value, (bound - wide(given.penalty).mean(axis=0)).sum(), rtol=1e-6)
+    signal = np.stack([bound - without(k, weights, baseline) for k in range(4)])
+    np.testing.assert_allclose(gradient.log_score, signal, atol=1e-4)
+    # The reparameterised part has the gradient of the bound.
+    normalised = softmax(weights, axis=0)
+    np.testing.assert_allclose(gradient.log_likelihood, normalised, rtol=1e-4)
+    np.testing.assert_allclose(gradient.log_prior, normalised, rtol=1e-4)
+    np.testing.assert_allclose(gradient.log_posterior, -normalised, rtol=1e-4)
+    np.testing.assert_allclose(gradient.penalty, np.full(weights.shape, -1 / 4))
+    assert not gradient.kl.any()
 
 
 @pytest.mark.parametrize("objective", [Pathwise(), Pathwise(5), Pathwise(kl="analytic")])
