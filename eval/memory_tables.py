@@ -235,7 +235,7 @@ def draw(found: list[Record], folder: epath.Path) -> list[str]:
     titles = {
         "recall": "Recall, NLL and KL(a) in training",
         "few_shot_ways": "NLL of the same targets by classes in memory, and of an ideal memory",
-        "few_shot_shots": "NLL by images of each class in memory",
+        "few_shot_shots": "NLL by images of each class in memory, of other targets at each point",
         "few_shot_kl": "KL of the address and of z by images in memory",
     }
     figures = {

@@ -72,8 +72,11 @@ class Record:
     @property
     def identity(self) -> str:
         """Equal for two records of the same quantity: the newer replaces the older."""
+        protocol = dict(self.protocol)
+        if self.metric != "nll_gain":  # what is measured beside a baseline does not depend on it
+            protocol.pop("baseline", None)
         what = [self.experiment, self.task, self.dataset, self.split, self.metric]
-        how = [self.seeds, self.num_samples, self.num_images, self.epochs, self.protocol]
+        how = [self.seeds, self.num_samples, self.num_images, self.epochs, protocol]
         return json.dumps([*what, *how], sort_keys=True)
 
 
