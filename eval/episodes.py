@@ -232,12 +232,21 @@ def open_baseline(run: Run, workdir: str, data_dir: str | None) -> Run:
     """The newest checkpoint of another run, for `add_gain`.
 
     Raises:
-        InputError: it is of other images than `run`, or sees their classes; or anything wrong
-            with it.
+        InputError: it is of other images than `run`, sees their classes, binarises otherwise or
+            has another likelihood; or anything wrong with it.
     """
     baseline = open_run(workdir, data_dir)
     check_same_images([run, baseline])
     baseline.check_sees_no_classes()
+    for name, (found, expected) in {
+        "data.binarisation": (baseline.binarisation, run.binarisation),
+        "model.likelihood": (baseline.likelihood, run.likelihood),
+    }.items():
+        if found != expected:
+            raise InputError(
+                f"--baseline: {name} is {found} in the evaluation of {workdir}, expected "
+                f"{expected} as of {run.workdir}"
+            )
     return baseline
 
 

@@ -8,6 +8,7 @@ from .records import Record
 from .text import markdown
 
 DASH = "-"
+FEW_EPISODES = 10  # fewer say little of their spread
 # One evaluation: metric -> its record.
 Evaluation = Mapping[str, Record]
 Line = tuple[list[float], list[float]]
@@ -27,14 +28,16 @@ def evaluations(
     groups: dict[str, dict[str, Record]] = {}
     for one in found:
         if one.task == task:
-            how = [one.experiment, one.dataset, one.split, one.protocol, one.steps]
+            said = {name: of for name, of in one.protocol.items() if name != "baseline"}
+            how = [one.experiment, one.dataset, one.split, said, one.steps]
             key = json.dumps([*how, one.num_samples, one.num_images, one.seeds], sort_keys=True)
             groups.setdefault(key, {})[one.metric] = one
     longest: dict[str, Evaluation] = {}
     for group in groups.values():
         if main in group:
             one = group[main]
-            how = [one.steps, one.num_samples, one.num_images] if apart else []
+            episodes = (one.protocol.get("episodes"), one.protocol.get("num_targets"))
+            how = [one.steps, one.num_samples, one.num_images, *episodes] if apart else []
             what = [one.experiment, one.dataset, one.split, _asked(one)]
             key = json.dumps([*what, *how], sort_keys=True)
             if key not in longest or _effort(longest[key][main]) <= _effort(one):
@@ -79,7 +82,8 @@ def value(group: Evaluation, metric: str, digits: int = 2, sign: int = 1) -> str
     if metric not in group:
         return DASH
     one = group[metric]
-    error = "" if one.stderr is None else f" ± {one.stderr:.{digits}f}"
+    few = one.protocol.get("episodes", FEW_EPISODES) < FEW_EPISODES
+    error = "" if one.stderr is None or few else f" ± {one.stderr:.{digits}f}"
     if one.stderr_seeds is not None:
         error += f" ± {one.stderr_seeds:.{digits}f} ({len(one.seeds)} seeds)"
     return f"{sign * (one.value or 0.0):.{digits}f}{error}"
@@ -95,7 +99,8 @@ def percent(group: Evaluation, metric: str) -> str:
     if metric not in group:
         return DASH
     one = group[metric]
-    interval = "" if one.stderr is None else f" ± {196 * one.stderr:.1f}"
+    few = one.protocol.get("episodes", FEW_EPISODES) < FEW_EPISODES
+    interval = "" if one.stderr is None or few else f" ± {196 * one.stderr:.1f}"
     return f"{100 * (one.value or 0.0):.1f}{interval}%"
 
 

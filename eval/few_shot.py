@@ -59,10 +59,10 @@ def few_shot(
             target can be a copy of what is in memory. `copied` is how often.
         guaranteed: of shots counted in all: targets are of classes that memory has an image of.
         target_classes: of shots counted per class: targets are of the first of the classes alone.
-            With the same seed, episodes of more classes then have the same targets, and more beside
-            them in memory.
-        baseline: workdir of another run on the same images; `nll_gain` is its NLL less this run's,
-            target by target.
+            With the same seed, shots and targets of a class, episodes of more classes then have
+            the same targets, and more beside them in memory.
+        baseline: workdir of another run of memjax's experiments on the same images; `nll_gain` is
+            the NLL of its newest checkpoint less this run's, target by target.
         num_episodes: to average over.
         num_samples: importance samples of each target.
         chunk_size: samples together; it changes speed and memory, not the answer.

@@ -12,6 +12,7 @@ from etils import epath
 from jax import lax
 
 from memjax import bounds, data, plots, sampling, training
+from memjax.errors import InputError
 from memjax.evaluation import log_weights_of_encoding
 from memjax.memory import usage
 from memjax.types import Array, Batch, Variables
@@ -66,8 +67,9 @@ def memory(
         chunk_size: samples together; it changes speed and memory, not the answer.
         split: of the data set.
         output: the PNG; memory.png in the workdir if not given.
-        baseline: workdir of another run on the same images, such as one without memory; `nll_gain`
-            is its NLL less this run's, target by target.
+        baseline: workdir of another run of memjax's experiments on the same images, such as one
+            without memory; `nll_gain` is the NLL of its newest checkpoint less this run's, target
+            by target.
         data_dir: folder with <dataset>.npz files.
         step: latest, best (by validation bound) or the step of a checkpoint.
         seed: of the batches and of the samples.
@@ -88,6 +90,11 @@ def memory(
     if num_batches > most:
         logger.warning("%d batches instead of %d: the split has no more", most, num_batches)
     beside = None if baseline is None else open_baseline(run, baseline, data_dir)
+    if beside is not None and beside.reads_context and not run.reads_context:
+        raise InputError(
+            f"--baseline: {beside.experiment.name} reads images in memory, expected a run that "
+            f"does not, as {run.experiment.name}"
+        )
     writer = Writer(run, "memory", split, seed)
     plan = Plan(split, draw, min(num_batches, most), seed, "batches")
     found = over_episodes(run, plan, use_of_memory(run, num_samples, chunk_size))

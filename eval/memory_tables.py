@@ -46,7 +46,7 @@ def _recall_table(found: list[Record]) -> str:
             percent(group, "same_class"),
             *_said(group["nll"]),
         )
-        for group in evaluations(found, "recall", "nll")
+        for group in sorted(evaluations(found, "recall", "nll"), key=_entries)
     ]
     title = (
         "Recall: images that are in memory. A lookup table has an NLL and a KL(a) of ln M, nats."
@@ -58,7 +58,8 @@ def _learned_table(found: list[Record]) -> str:
     head = ("experiment", "split", "entries", "NLL", _GAIN, "KL(a)", "paper", "ln M")
     more = ("in use", "dead", "KL(z)", "NLL, shuffled")
     rows = []
-    for group in evaluations(found, "memory", "kl_address"):
+    groups = evaluations(found, "memory", "kl_address")
+    for group in sorted(groups, key=_entries):
         one = group["kl_address"]
         if one.protocol["memory"] != "learned":
             continue
@@ -69,7 +70,7 @@ def _learned_table(found: list[Record]) -> str:
                 one.split,
                 f"{one.protocol['memory_size']:,}",
                 value(group, "nll"),
-                value(group, "nll_gain"),
+                _gain(group),
                 value(group, "kl_address"),
                 "2.5 ± 0.3" if mnist else DASH,
                 f"{math.log(one.protocol['memory_size']):.2f}",
@@ -89,11 +90,24 @@ def _learned_table(found: list[Record]) -> str:
             dashes = (DASH,) * 7
             rows.append((name(one), one.split, DASH, nll, *dashes, latent, DASH, *_said(one)))
     title = (
-        "Learned memory, nats. What an NLL lies below that of the VAE is of the same images. "
-        "Entries in use are the exponential of the entropy of the mean q(a | x), and dead ones "
-        "have less than a hundredth of an even share of it:"
+        "Learned memory, nats. `below the VAE` is of the same images, target by target; the VAE's "
+        "own rows are of more. Entries in use are the exponential of the entropy of the mean "
+        "q(a | x), and dead ones have less than a hundredth of an even share of it:"
     )
     return table(title, (*head, "entropy of p(a)", *more, *_SAID), rows)
+
+
+def _entries(group: Evaluation) -> tuple[str, int, str, str]:
+    """The order of rows: by data, then by entries."""
+    one = next(iter(group.values()))
+    return one.dataset, one.protocol["memory_size"], name(one), one.split
+
+
+def _gain(group: Evaluation) -> str:
+    """`nll_gain` on a VAE; a baseline may be any other run."""
+    one = group.get("nll_gain")
+    of_vae = one is not None and str(one.protocol.get("baseline")).startswith("vae_")
+    return value(group, "nll_gain") if of_vae else DASH
 
 
 def _in_use(group: Evaluation) -> str:
@@ -109,7 +123,7 @@ def _few_shot_table(groups: list[Evaluation]) -> str:
             str(group["nll"].protocol["ways"]),
             str(group["nll"].protocol["shots"]),
             value(group, "nll"),
-            value(group, "nll_gain"),
+            _gain(group),
             _number(published.FEW_SHOT.get(group["nll"].experiment)),
             value(group, "kl_address"),
             value(group, "kl_latent"),
@@ -121,8 +135,8 @@ def _few_shot_table(groups: list[Evaluation]) -> str:
     ]
     title = (
         "Few-shot generation, 45 and 5 alphabets of Omniglot in 26x26, shots per class, memory and "
-        "targets disjoint, nats. Rows of as many images have the same targets only where their "
-        "ways and shots are the same:"
+        "targets disjoint, nats. `below the VAE` is of the same targets, one by one; rows of other "
+        "ways or shots have other targets. Errors are over episodes, none is given below ten:"
     )
     return table(title, (*head, "same class", *_SAID), rows)
 
@@ -148,6 +162,7 @@ def _table_1(found: list[Record]) -> str:
         group
         for group in evaluations(found, "few_shot", "nll")
         if group["nll"].split == "test"
+        and "target_classes" not in group["nll"].protocol
         and (
             group["nll"].dataset == "omniglot28"
             or group["nll"].protocol["shots_counted"] == "total"
@@ -234,7 +249,7 @@ def draw(found: list[Record], folder: epath.Path) -> list[str]:
     }
     titles = {
         "recall": "Recall, NLL and KL(a) in training",
-        "few_shot_ways": "NLL of the same targets by classes in memory, and of an ideal memory",
+        "few_shot_ways": "NLL of the same targets by classes in memory, and with ln of the classes",
         "few_shot_shots": "NLL by images of each class in memory, of other targets at each point",
         "few_shot_kl": "KL of the address and of z by images in memory",
     }
@@ -271,17 +286,20 @@ def _recall_curves(found: list[Record]) -> dict[str, Line]:
 def _over(found: list[Record], axis: str, metric: str = "nll") -> dict[str, Line]:
     """A metric over ways or over shots, of what is otherwise the same; of each run trained longest.
 
-    As many episodes and targets stand behind all points of a line. Where a run was evaluated in
-    several such ways, the one with most points is drawn.
+    As many episodes and targets stand behind all points of a line; over ways the targets are the
+    same, those of the first classes. Where a run was evaluated in several such ways, the one with
+    most points is drawn.
     """
     other = {"ways": "shots", "shots": "ways"}[axis]
     lines: dict[tuple[str, int, int, str], Line] = {}
     for group in _of_26(found, apart=True):
-        if metric in group:
+        nested = "target_classes" in group["nll"].protocol
+        if metric in group and nested == (axis == "ways"):
             one = group[metric]
             said = one.protocol
             title = f"{name(one)}, {said[other]} {other}".replace("`", "")
-            targets = f"{said.get('episodes')} {said.get('num_targets')}"
+            of_targets = ("episodes", "num_targets", "target_classes")
+            targets = " ".join(str(said.get(field)) for field in of_targets)
             key = (title, one.steps or 0, one.num_samples or 0, targets)
             x, y = lines.setdefault(key, ([], []))
             x.append(said[axis])

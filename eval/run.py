@@ -73,6 +73,11 @@ class Run:
         return "none" if self.is_binary else "fixed"
 
     @property
+    def likelihood(self) -> str:
+        """Of a pixel."""
+        return str(getattr(self.model, "likelihood", "bernoulli"))
+
+    @property
     def reads_context(self) -> bool:
         """Whether the model's memory are the images of `Batch.context`."""
         return getattr(self.model, "reads_context", False)

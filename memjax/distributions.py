@@ -12,6 +12,9 @@ with warnings.catch_warnings():
     import distrax
 
 
+_OF_PIXELS = 2**32 - 1
+
+
 def diagonal_normal(mean: Array, log_variance: Array) -> distrax.Independent:
     """N(mean, diag(exp(log_variance))) over the last axis.
 
@@ -66,7 +69,7 @@ def draw_images(images: distrax.Independent, keys: Array) -> Array:
     """
 
     def draw(image: distrax.Independent, key: Array) -> Array:
-        # Beyond the numbers that models fold in for z and the address.
-        return image.sample(seed=jax.random.fold_in(key, 100))
+        # Models fold in small numbers, for the address or the steps of a writer.
+        return image.sample(seed=jax.random.fold_in(key, _OF_PIXELS))
 
     return jax.vmap(draw)(images, keys)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-IDEAL = "ideal: "  # begins the name of a line that stands beside another
+IDEAL = "ln of the classes above: "  # begins the name of a line that stands beside another
 
 
 def tile(images: np.ndarray, columns: int = 8, margin: int = 1) -> np.ndarray:
@@ -131,7 +131,7 @@ def lines(
     """Lines with their points, name -> (x, y), whole.
 
     Args:
-        lines: name -> (x, y); `ideal: NAME` is dashed, in the colour of NAME.
+        lines: name -> (x, y); IDEAL + NAME is dashed, in the colour of NAME.
         x_label: with the unit.
         y_label: with the unit.
         x_scale: `linear`, or `log` for numbers that double.

@@ -22,6 +22,7 @@ from eval.episodes import (
     as_in_training,
     likelihood_of,
     mean_over_episodes,
+    open_baseline,
     over_episodes,
 )
 from eval.recall import draw as recall_draw
@@ -184,6 +185,25 @@ def test_gain_is_of_the_same_targets(workdir: Path, tmp_path_factory: Any) -> No
     less = over_episodes(run, plan, likelihood_of(run, K, 4))["nll"].mean()
     assert own["nll"].value is not None
     np.testing.assert_allclose(own["nll_gain"].value, less - own["nll"].value, rtol=1e-4)
+
+
+def test_a_baseline_of_other_pixels_is_refused(workdir: Path, tmp_path_factory: Any) -> None:
+    run = open_run(str(workdir), None)
+    # Grey images would be binarised for the one and not for the other.
+    fixed = dataclasses.replace(run.experiment.data, binarisation="fixed")
+    grey = dataclasses.replace(
+        run,
+        dataset=dataclasses.replace(run.dataset, maximum=255),
+        experiment=dataclasses.replace(run.experiment, data=fixed),
+    )
+    with pytest.raises(InputError, match=r"^--baseline: data\.binarisation is none in the eval"):
+        open_baseline(grey, str(workdir), None)
+    densities = dataclasses.replace(run, model=tiny.mem_vae(likelihood="gaussian"))
+    with pytest.raises(InputError, match=r"^--baseline: model\.likelihood is bernoulli"):
+        open_baseline(densities, str(workdir), None)
+    learned = trained(tmp_path_factory.getbasetemp(), "vma_learned_mnist")
+    with pytest.raises(InputError, match=r"^--baseline: vma_few_shot reads images in memory"):
+        memory(str(learned), baseline=str(workdir))
 
 
 def test_recall_has_its_targets_in_memory(workdir: Path) -> None:

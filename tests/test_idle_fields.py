@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -132,14 +133,14 @@ def test_idle_fields_are_those_that_change_nothing(kind: type, given: dict[str, 
         ("vma_few_shot", {"model": {"memory_size": 16}}, "model.memory_size: found 16"),
         ("soft_few_shot", {"model": {"prior": "flat"}}, "model.addressing hard"),
         ("vae_few_shot", {"model": {"similarity": "cosine"}}, "model.similarity: found cosine"),
-        ("vae_digits", {"model": {"slot_scale": 0.1}}, "without slots; expected 0.01"),
+        ("vae_digits", {"model": {"slot_scale": 0.1}}, "without model.slots; expected 0.01"),
         ("avme_digits", {"model": {"read_size": 3}}, "model.read_size: found 3"),
         ("mem_vae_digits", {"data": {"split_seed": 3}}, "data.split_seed: found 3"),
         ("vma_recall", {"optimizer": {"undecayed": ("memory",)}}, "optimizer.weight_decay"),
     ],
 )
 def test_a_change_without_effect_is_refused(
-    tmp_path: Any, experiment: str, changed: dict[str, dict[str, Any]], message: str
+    tmp_path: Path, experiment: str, changed: dict[str, dict[str, Any]], message: str
 ) -> None:
     base = configs.get(experiment)
     parts = {
@@ -150,9 +151,17 @@ def test_a_change_without_effect_is_refused(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_field_of_an_experiment_may_wait_for_an_effect() -> None:
+def test_a_field_of_an_experiment_may_wait_for_an_effect(tmp_path: Path) -> None:
     # Its maps have none any more, and they are not what was changed.
     base = configs.get("vma_learned_omniglot")
     dense = dataclasses.replace(base, model=dataclasses.replace(base.model, kind="dense"))
     assert "maps" in dense.model.idle_fields
-    train.checks.check_idle(dense)
+    train.checks.check_idle(dense, str(tmp_path))
+    # Nor is a model of another kind, or a run that was begun before.
+    other = dataclasses.replace(base, model=MemVAE(slot_scale=0.3, slots=()))
+    train.checks.check_idle(other, str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    changed = dataclasses.replace(base, model=dataclasses.replace(base.model, blended="pixels"))
+    train.checks.check_idle(changed, str(tmp_path))
+    with pytest.raises(InputError, match=r"model\.blended"):
+        train.checks.check_idle(changed, str(tmp_path / "new"))

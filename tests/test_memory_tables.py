@@ -10,6 +10,7 @@ from etils import epath
 
 from eval import memory_tables
 from eval.records import Record
+from memjax import plots
 from memjax.configs import published
 from tests.eval_records import record
 from tests.test_tables import table_under
@@ -52,13 +53,19 @@ def test_the_run_that_was_trained_longest_is_shown() -> None:
 
 
 def test_a_row_of_few_shot_generation() -> None:
-    changed = {"changed": {"model.maps": [32, 32], "sampler.shots": 2}}
+    changed = {
+        "changed": {"model.maps": [32, 32], "sampler.shots": 2},
+        "baseline": "vae_few_shot, 9 steps",
+    }
     measured = {"nll": 80.123, "nll_gain": 9.3, "kl_address": 2.5, "same_class": 0.75}
     found = [
         few_shot(metric, value, stderr=0.5, protocol=changed) for metric, value in measured.items()
     ]
     # What the targets of some of the classes say belongs in a curve.
     found.append(few_shot(protocol={**changed, "target_classes": 1}))
+    # A later evaluation without the baseline leaves the gain as it was.
+    alone = {"changed": changed["changed"]}
+    found[0] = few_shot(value=80.123, stderr=0.5, protocol=alone)
     (row,) = rows(found, "Few-shot generation, 45")
     assert row == {
         "experiment": "`vma_few_shot` (maps 2x32, shots 2)",
@@ -67,6 +74,13 @@ def test_a_row_of_few_shot_generation() -> None:
         **{"KL(a)": "2.50 ± 0.50", "KL(z)": "-", "same class": "75.0 ± 98.0%"},
         **{"images": "10,000", "samples": "50", "steps": "1,000"},
     }
+
+
+def test_few_episodes_have_no_error_and_other_baselines_no_gain() -> None:
+    few = {"episodes": 4, "baseline": "soft_few_shot, 9 steps"}
+    found = [few_shot(metric, 3.0, protocol=few) for metric in ("nll", "nll_gain", "same_class")]
+    (row,) = rows(found, "Few-shot generation, 45")
+    assert (row["NLL"], row["below the VAE"], row["same class"]) == ("3.00", "-", "300.0%")
 
 
 def test_table_1_knows_both_ways_of_counting() -> None:
@@ -136,14 +150,14 @@ def test_accuracies_are_in_percent_with_their_interval() -> None:
 
 def test_ideal_lines_add_ln_of_the_classes() -> None:
     lines = memory_tables.with_ideal({"a": ([1, 8], [70.0, 90.0]), "b": ([2, 8], [71.0, 91.0])})
-    assert list(lines) == ["a", "b", "ideal: a"]
-    np.testing.assert_allclose(lines["ideal: a"][1], [70, 70 + math.log(8)])
+    assert list(lines) == ["a", "b", f"{plots.IDEAL}a"]
+    np.testing.assert_allclose(lines[f"{plots.IDEAL}a"][1], [70, 70 + math.log(8)])
 
 
 def test_pictures_of_what_there_is(tmp_path: Path) -> None:
     curve = {"task": "training", "split": "train", "value": None, "x": [1, 2], "values": [-9, -8]}
     found = [
-        *(few_shot(protocol={"ways": ways}) for ways in (1, 2)),
+        *(few_shot(protocol={"ways": ways, "target_classes": 1}) for ways in (1, 2)),
         *(few_shot(protocol={"shots": shots}) for shots in (1, 2)),
         *(
             few_shot(metric, protocol={"shots": shots})
@@ -178,14 +192,17 @@ def test_models_without_addresses_have_no_kl_of_them(tmp_path: Path) -> None:
 
 def test_a_line_is_of_one_run_and_one_number_of_samples() -> None:
     def over(*ways: int, **fields: Any) -> list[Record]:
-        return [few_shot(protocol={"ways": one}, **fields) for one in ways]
+        return [few_shot(protocol={"ways": one, "target_classes": 1}, **fields) for one in ways]
 
     found = [*over(1, 2, value=9.0), *over(1, 2, value=8.0, steps=2000), *over(2, num_samples=500)]
     lines = memory_tables._over(found, "ways")
     title = "vma_few_shot, 4 shots, 2,000 steps, 50 samples"
     assert lines == {title: ([1, 2], [8.0, 8.0])}
     # A point of other targets is of another line.
-    found += [few_shot(value=1.0, steps=2000, protocol={"ways": 4, "episodes": 9}, num_images=3)]
+    other = {"ways": 4, "target_classes": 1, "episodes": 9}
+    found += [few_shot(value=1.0, steps=2000, protocol=other, num_images=3)]
+    # As is one whose targets are of all classes.
+    found += [few_shot(value=1.0, steps=2000, protocol={"ways": ways}) for ways in (1, 2, 4, 8)]
     assert memory_tables._over(found, "ways") == lines
 
 

@@ -138,7 +138,7 @@ def test_memory_shows_the_preferred_entries_first() -> None:
 
 
 def test_lines_are_whole_and_ideals_dashed() -> None:
-    given = {"a": ([1.0, 2.0], [900.0, 3.0]), "ideal: a": ([1.0, 2.0], [1.0, 2.0])}
+    given = {"a": ([1.0, 2.0], [900.0, 3.0]), f"{plots.IDEAL}a": ([1.0, 2.0], [1.0, 2.0])}
     (axis,) = plots.lines(given, "classes", "NLL, nats", "log").axes
     assert [line.get_linestyle() for line in axis.get_lines()] == ["-", "--"]
     assert axis.get_ylim()[1] > 900 and axis.get_xscale() == "log"

@@ -71,15 +71,19 @@ def check_fields(experiment: Experiment) -> None:
         )
 
 
-def check_idle(experiment: Experiment) -> None:
-    """Refuse changes to fields that have no effect.
+def check_idle(experiment: Experiment, workdir: str) -> None:
+    """Refuse changes to fields that have no effect, in a run that is begun.
 
     An experiment may hold them, since other changes to it can give them one.
 
     Raises:
         InputError: names the field and what would give it an effect.
     """
+    if (epath.Path(workdir) / workdirs.CONFIG).exists():
+        return
     base = configs.EXPERIMENTS.get(experiment.name, experiment)
+    if type(base.model) is not type(experiment.model):
+        base = experiment
     idle = {
         ("model", name): wanted
         for name, wanted in getattr(experiment.model, "idle_fields", {}).items()

@@ -55,10 +55,10 @@ def run(
         own = Path(experiment.dataset).expanduser().resolve()
         experiment = dataclasses.replace(experiment, dataset=str(own))
     check_fields(experiment)
-    check_idle(experiment)
     if stop_at_step is not None and not (isinstance(stop_at_step, int) and stop_at_step >= 1):
         raise InputError(f"stop_at_step: found {stop_at_step}, expected at least 1")
     check_workdir(experiment, workdir)
+    check_idle(experiment, workdir)
     backend.configure()
     dataset = data.load(
         experiment.dataset,

@@ -101,7 +101,7 @@ class MemVAE(nn.Module):
         of_slots = ("attention", "composition", "rectify_composition", "slot_scale", "disabled")
         return idle_fields(
             {
-                "slots": (any(self.slots), of_slots),
+                "model.slots": (any(self.slots), of_slots),
                 "weights in model.local_reconstruction": (
                     any(self.local_reconstruction),
                     ("local_reduction", "local_noise"),

@@ -131,7 +131,7 @@ class Writer(nn.Module):
                     self.attention == "gaussian",
                     ("read_size", "write_size"),
                 ),
-                "slots": (self.slots > 0, ("slot_attention",)),
+                "model.slots": (self.slots > 0, ("slot_attention",)),
             }
         )
 
