@@ -9,6 +9,7 @@ from .text import markdown
 
 DASH = "-"
 FEW_EPISODES = 10  # fewer say little of their spread
+GAIN, VAE = "nll_gain", "vae_"
 # One evaluation: metric -> its record.
 Evaluation = Mapping[str, Record]
 Line = tuple[list[float], list[float]]
@@ -19,6 +20,8 @@ def evaluations(
 ) -> list[Evaluation]:
     """The evaluations of a task that have a metric, of each the run that was trained longest.
 
+    Of gains on other runs those on a VAE are taken, and of several the newest.
+
     Args:
         found: records.
         task: of `python -m eval`.
@@ -27,7 +30,7 @@ def evaluations(
     """
     groups: dict[str, dict[str, Record]] = {}
     for one in found:
-        if one.task == task:
+        if one.task == task and not _is_gain_on_another(one):
             said = {name: of for name, of in one.protocol.items() if name != "baseline"}
             how = [one.experiment, one.dataset, one.split, said, one.steps]
             key = json.dumps([*how, one.num_samples, one.num_images, one.seeds], sort_keys=True)
@@ -43,6 +46,11 @@ def evaluations(
             if key not in longest or _effort(longest[key][main]) <= _effort(one):
                 longest[key] = group
     return list(longest.values())
+
+
+def _is_gain_on_another(one: Record) -> bool:
+    """Whether it is a gain on a run that is no VAE: a baseline may be any other run."""
+    return one.metric == GAIN and not str(one.protocol.get("baseline")).startswith(VAE)
 
 
 def _asked(one: Record) -> dict[str, Any]:

@@ -47,7 +47,7 @@ def few_shot(
     """Estimate log p(x | memory) over episodes, for every pair of ways and shots.
 
     Args:
-        workdir: of a training run; a model without memory has the same value for all pairs.
+        workdir: of a training run, of a model with or without memory.
         ways: classes of an episode.
         shots: images in memory, of each class or in all.
         targets_per_class: where shots are counted per class, 4 if not given; other drawings than

@@ -103,13 +103,15 @@ def load(path: epath.Path) -> list[Record]:
 
 
 def add(path: epath.Path, new: Iterable[Record]) -> None:
-    """Put records into a file, in place of those of the same identity.
+    """Put records at the end of a file, and take out those of the same identity.
 
     Raises:
         InputError: the file cannot be written, or holds something else.
     """
-    records = {record.identity: record for record in load(path)}
-    records |= {record.identity: record for record in new}
+    records: dict[str, Record] = {}
+    for record in (*load(path), *new):
+        records.pop(record.identity, None)  # so that the newest comes last
+        records[record.identity] = record
     text = json.dumps([_compact(record) for record in records.values()], indent=2) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from memjax import checkpoint, config, configs, sampling, training, workdirs
 from memjax.config import Experiment
 from memjax.data import Dataset, Epochs
 from memjax.errors import InputError
-from memjax.types import Array
+from memjax.types import Array, Batch
 
 from . import devices, sessions
 
@@ -162,17 +162,7 @@ def check_model(experiment: Experiment, dataset: Dataset) -> None:
     """
     model, objective = experiment.model, experiment.objective
     batch = devices.blank_batch(experiment, dataset.splits["train"], dataset.maximum, 1)
-    length, together = getattr(model, "episode_length", None), experiment.sampler.together
-    if batch.context is None and length not in (None, together):
-        raise InputError(
-            f"model.episode_length: found {length}, expected {together}, the images that the "
-            "sampler draws together"
-        )
-    if batch.context is not None and getattr(model, "learns_memory", False):
-        raise InputError(
-            f"model.memory: found learned with {type(experiment.sampler).__name__}, which draws "
-            "images for the memory; expected episode, or the sampler Epochs"
-        )
+    _check_memory(experiment, batch)
     fields = dataclasses.asdict(experiment.optimizer)
     optimizer = training.make_optimizer(**fields, steps_per_epoch=1)
 
@@ -184,6 +174,30 @@ def check_model(experiment: Experiment, dataset: Dataset) -> None:
         return objective(sampling.sample_terms(model, variables, batch, keys, False)[0])
 
     jax.eval_shape(value)
+
+
+def _check_memory(experiment: Experiment, batch: Batch) -> None:
+    """Whether the sampler draws what the model takes for its memory."""
+    model, sampler = experiment.model, experiment.sampler
+    name = type(sampler).__name__
+    if batch.context is not None:
+        if getattr(model, "learns_memory", False):
+            raise InputError(
+                f"model.memory: found learned with {name}, which draws images for the memory; "
+                "expected episode, or the sampler Epochs"
+            )
+    elif (length := getattr(model, "episode_length", None)) is not None:
+        # Every image has those before it in memory.
+        if length != sampler.together:
+            raise InputError(
+                f"model.episode_length: found {length}, expected {sampler.together}, the images "
+                "that the sampler draws together"
+            )
+    elif getattr(model, "reads_context", False):
+        raise InputError(
+            f"model.memory: found episode with {name}, which draws no images for the memory; "
+            "expected learned, or an experiment that does"
+        )
 
 
 def check_workdir(experiment: Experiment, workdir: str) -> None:

@@ -74,10 +74,10 @@ class VMA(nn.Module):
         memory_scale: times the root of M, standard deviation of a learned memory at the start, on
             which the paper is silent. Small entries are alike, and come to stand for different
             images as they are learned. Of large ones, one that happens to fit the first images
-            takes them all: on MNIST within two epochs at twice this scale. At half of it the
-            address is of no use in the first 18. Learned images of convolutional networks want a
-            larger one: on Omniglot 256 of them are of no use in the first epochs at a standard
-            deviation of 0.25, and are at 1.
+            takes them all: in short runs on MNIST within two epochs at twice this scale. At half
+            of it the address was of no use in the first 18. Learned images of convolutional
+            networks want a larger one: on Omniglot 256 of them were of no use in the first epochs
+            at a standard deviation of 0.25, and were at 1. No records are kept of these runs.
         addressing: `hard` draws an address a from q(a | x), with a prior p(a); `soft` blends all
             entries by an attention that z decides alone, z ~ N(0, I); `none` is a VAE without
             memory, z ~ N(0, I).
