@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from etils import epath
 
-from eval import memory_tables
+from eval import memory_tables, records
 from eval.records import Record
 from memjax import plots
 from memjax.configs import published
@@ -83,6 +83,21 @@ def test_few_episodes_have_no_error_and_other_baselines_no_gain() -> None:
     assert (row["NLL"], row["below the VAE"], row["same class"]) == ("3.00", "-", "300.0%")
 
 
+def test_of_gains_on_several_vaes_the_newest_is_shown(tmp_path: Path) -> None:
+    path = epath.Path(tmp_path) / "vma_few_shot.json"
+
+    def add(baseline: str, gain: float) -> str:
+        given = {"baseline": baseline}
+        records.add(path, [few_shot("nll_gain", gain, protocol=given), few_shot(protocol=given)])
+        (row,) = rows(records.load(path), "Few-shot generation, 45")
+        return row["below the VAE"]
+
+    assert add("vae_few_shot, 20 steps", 9.0) == "9.00 ± 0.25"
+    assert add("soft_few_shot, 20 steps", 8.0) == "9.00 ± 0.25"
+    assert add("vae_few_shot, 8 steps", 17.0) == "17.00 ± 0.25"
+    assert add("vae_few_shot, 20 steps", 9.5) == "9.50 ± 0.25"
+
+
 def test_table_1_knows_both_ways_of_counting() -> None:
     of = {"experiment": "gmn_table1", "dataset": "omniglot28"}
     counted = {"ways": 2, "shots": 5}
@@ -118,6 +133,22 @@ def test_recall_stands_beside_ln_m() -> None:
     found = [record("vma_recall", metric="nll", value=5.7, **common)]
     (row,) = rows(found, "Recall")
     assert (row["NLL"], row["ln M"], row["hits"]) == ("5.700", "5.545", "-")
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, "2.5 ± 0.3"),
+        ({"model.memory_size": 64}, "2.5 ± 0.3"),
+        ({"model.memory_size": 64, "model.prior": "flat"}, "-"),
+        ({"model.memory_scale": 0.005}, "-"),
+    ],
+)
+def test_the_papers_kl_is_of_no_other_change(changed: dict[str, Any], expected: str) -> None:
+    protocol = {"memory": "learned", "memory_size": 64, "changed": changed}
+    common = {"dataset": "binarized_mnist", "metric": "kl_address", "value": 2.4}
+    found = [record("vma_learned_mnist", task="memory", protocol=protocol, **common)]
+    assert rows(found, "Learned memory")[0]["paper"] == expected
 
 
 def test_learned_memory_of_mnist_alone_has_the_papers_value() -> None:

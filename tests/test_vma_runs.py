@@ -10,7 +10,7 @@ import pytest
 import train
 from memjax import configs
 from memjax.config import Experiment
-from memjax.data import Episodes, Recall
+from memjax.data import Episodes, Epochs, Recall
 from memjax.errors import InputError
 from memjax.models.vma import VMA
 from memjax.objectives import Vimco
@@ -68,6 +68,7 @@ def test_a_log_says_how_a_learned_memory_is_used(tmp_path: Path) -> None:
             {"sampler": Episodes(ways=2, shots=2), "model": VMA(memory="learned", hidden=(4,))},
             "model.memory: found learned with Episodes",
         ),
+        ({"sampler": Epochs()}, "model.memory: found episode with Epochs"),
         ({"objective": configs.get("vae_ocr").objective}, "objective pathwise: the model draws"),
     ],
 )
