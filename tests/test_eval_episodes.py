@@ -4,8 +4,10 @@ import dataclasses
 import functools
 import json
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -14,7 +16,7 @@ import numpy as np
 import pytest
 
 import train
-from eval import classification, few_shot, likelihood, memory, recall, samples
+from eval import classification, episodes, few_shot, likelihood, memory, recall, samples
 from eval.classification import most_probable
 from eval.episodes import (
     Plan,
@@ -27,12 +29,13 @@ from eval.episodes import (
 )
 from eval.recall import draw as recall_draw
 from eval.records import Record
-from eval.run import open_run
+from eval.run import Run, open_run
 from eval.samples import pictures
-from memjax import bounds, configs, data, evaluation, training
+from memjax import bounds, configs, data, evaluation, plots, sampling, training
 from memjax.config import Experiment
 from memjax.data import Episodes, Epochs
 from memjax.errors import InputError
+from memjax.memory import usage
 from memjax.types import Batch
 from tests import eval_runs, tiny
 from tests.runs import contents, smaller
@@ -79,21 +82,29 @@ def workdir(
     return Path(shutil.copytree(run, tmp_path / "run"))
 
 
-any_model = pytest.mark.parametrize("workdir", NAMES[:3], indirect=True)
-
-
 def by_metric(found: list[Record]) -> dict[str, Record]:
     return {one.metric: one for one in found}
+
+
+def addresses(run: Run, batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """log q(a | x) and log p(a)."""
+    encoding = run.model.apply(run.variables, batch, False, method="encode")
+    return run.model.apply(run.variables, batch, encoding, method="address_log_probs")
 
 
 # ---- what is measured
 
 
-@any_model
-def test_few_shot_is_the_likelihood_of_episodes(workdir: Path) -> None:
-    found = by_metric(few_shot(str(workdir), (3,), (2,), targets_per_class=1, seed=4, **SMALL))
+@pytest.mark.parametrize(
+    ("workdir", "of_split"),
+    [(NAMES[0], "train"), (NAMES[1], "test"), (NAMES[2], "train")],
+    indirect=["workdir"],
+)
+def test_few_shot_is_the_likelihood_of_episodes(workdir: Path, of_split: Any) -> None:
+    asked = {"targets_per_class": 1, "seed": 4, "split": of_split, **SMALL}
+    found = by_metric(few_shot(str(workdir), (3,), (2,), **asked))
     run = open_run(str(workdir), None)
-    split = run.dataset.splits["test"]
+    split = run.dataset.splits[of_split]
     assert split.labels is not None
     table = data.class_table(split.labels)
 
@@ -114,7 +125,7 @@ def test_few_shot_is_the_likelihood_of_episodes(workdir: Path) -> None:
     error = expected.mean(axis=1).std(ddof=1) / np.sqrt(EPISODES)
     np.testing.assert_allclose(found["nll"].stderr, error, rtol=1e-3)
     one = found["nll"]
-    assert (one.task, one.split, one.num_images, one.num_samples) == ("few_shot", "test", 9, K)
+    assert (one.task, one.split, one.num_images, one.num_samples) == ("few_shot", of_split, 9, K)
     assert one.epochs == 1
     expected_protocol = {
         **{"ways": 3, "shots": 2, "shots_counted": "per_class", "memory_size": 6},
@@ -146,6 +157,51 @@ def test_shots_counted_in_all(workdir: Path) -> None:
     assert 0.9 < (found["copied"].value or 0) <= 1
 
 
+def test_images_are_binarised_once_and_copies_are_of_an_image(workdir: Path) -> None:
+    run = open_run(str(workdir), None)
+    images = np.random.default_rng(0).integers(0, 256, (2, 9, 28, 28, 1), dtype=np.uint8)
+    splits = {"train": data.Split(images[0]), "test": data.Split(images[1])}
+    fixed = dataclasses.replace(run.experiment.data, binarisation="fixed")
+    grey = dataclasses.replace(
+        run,
+        dataset=dataclasses.replace(run.dataset, splits=splits, maximum=255),
+        experiment=dataclasses.replace(run.experiment, data=fixed),
+    )
+    # Both targets are of a class that is in memory, the first is there itself.
+    drawn = data.Drawn(*map(jnp.array, ([4, 6], [2, 4, 8], [1, 0], [0, 1, 0])))
+    plan = Plan("train", lambda key, episode: drawn, 2, 3, "episodes")
+    found = over_episodes(
+        grey, plan, lambda _, batch, key: {"own": batch.images, "others": batch.context}, True
+    )
+    ink = training.stream(3, "evaluation_binarisation")
+    for name, places in (("own", drawn.targets), ("others", drawn.context)):
+        expected = data.binarise(jnp.asarray(images[0])[places], ink, places, 255)
+        np.testing.assert_array_equal(found[name], [expected] * 2)
+    np.testing.assert_array_equal(found["copied"], [[True, False]] * 2)
+
+
+@pytest.mark.parametrize(
+    ("workdir", "task", "metric", "paper"),
+    [
+        ("vae_few_shot", few_shot, "nll", 90.8),
+        ("vma_few_shot", classification, "accuracy_q", 0.91),
+    ],
+    indirect=["workdir"],
+)
+def test_the_papers_value_is_of_the_test_split(
+    workdir: Path, task: Any, metric: str, paper: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A changed experiment would have none.
+    name = open_run(str(workdir), None).experiment.name
+    monkeypatch.setitem(configs.EXPERIMENTS, name, experiment(name))
+    found = {metric: np.zeros((1, 1))}
+    module = sys.modules[task.__module__]
+    monkeypatch.setattr(module, "over_episodes", lambda *_, **__: dict(found))
+    for split, expected in (("test", paper), ("train", None)):
+        (one,) = task(str(workdir), (5,), (1,), split=split)
+        assert one.paper == expected
+
+
 def test_targets_stay_the_same_among_more_classes() -> None:
     table = data.class_table(np.repeat(np.arange(9), 10))
     split = data.Split(np.zeros((90, 2, 2, 1), np.uint8), np.repeat(np.arange(9), 10))
@@ -155,6 +211,9 @@ def test_targets_stay_the_same_among_more_classes() -> None:
         protocol.check(split, "images")
         return protocol.drawer(split)(jax.random.key(3), jnp.int32(0))
 
+    described = Protocol(9, 3, targets_per_class=2, target_classes=2).describe()
+    assert (described["target_classes"], described["num_targets"]) == (2, 4)
+    assert "target_classes" not in Protocol(9, 3).describe()
     few, all_ways = drawn(2), drawn(9)
     np.testing.assert_array_equal(few.targets, all_ways.targets)
     assert few.context is not None and all_ways.context is not None
@@ -206,11 +265,47 @@ def test_a_baseline_of_other_pixels_is_refused(workdir: Path, tmp_path_factory: 
         memory(str(learned), baseline=str(workdir))
 
 
+def test_a_baseline_is_of_the_same_data_and_sees_no_classes(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = open_run(str(workdir), None)
+    splits = {**run.dataset.splits, "test": run.dataset.splits["valid"]}
+    other_images = dataclasses.replace(run.dataset, splits=splits)
+    baselines = {
+        "same": run,
+        "images": dataclasses.replace(run, dataset=other_images),
+        "classes": dataclasses.replace(run, model=SimpleNamespace(num_classes=3)),
+    }
+    asked = []
+
+    def opened(workdir: str, data_dir: str) -> Run:
+        asked.append(data_dir)
+        return baselines[workdir]
+
+    monkeypatch.setattr(episodes, "open_run", opened)
+    assert open_baseline(run, "same", "data") is run
+    assert asked == ["data"]
+    with pytest.raises(InputError, match="is of other images than"):
+        open_baseline(run, "images", "data")
+    with pytest.raises(InputError, match="sees the classes of its images"):
+        open_baseline(run, "classes", "data")
+
+
 def test_recall_has_its_targets_in_memory(workdir: Path) -> None:
-    found = by_metric(recall(str(workdir), (7,), num_targets=3, **SMALL))
+    asked = {"num_targets": 3, "split": "train", "seed": 4, **SMALL}
+    found = by_metric(recall(str(workdir), (7,), **asked))
     assert found["nll"].num_images == 3 * EPISODES
     assert found["nll"].protocol["memory_size"] == 7
     run = open_run(str(workdir), None)
+    images = run.dataset.splits["train"].images
+    hits = []
+    for episode in range(EPISODES):
+        key = jax.random.fold_in(training.stream(4, "evaluation_sampler"), episode)
+        places = jax.random.permutation(key, len(images))[:7]
+        context = jnp.asarray(images[places], jnp.float32)
+        log_q, _ = addresses(run, Batch(context[:3], places[:3], context=context))
+        hits.append(jnp.exp(log_q).diagonal())  # a target's own place alone
+    np.testing.assert_allclose(found["same_class"].value, np.mean(hits), rtol=1e-5)
     for episode in range(3):
         drawn = recall_draw(30, 7, 3, jax.random.key(episode), jnp.int32(episode))
         assert len(set(np.asarray(drawn.context).tolist())) == 7
@@ -248,19 +343,81 @@ def test_classification_by_q_and_by_the_posterior(workdir: Path) -> None:
         np.testing.assert_allclose(found[name].value, np.mean(hits))
 
 
-@pytest.mark.parametrize("workdir", [NAMES[0], NAMES[3]], indirect=True)
-def test_memory_measures_and_draws(workdir: Path) -> None:
-    found = by_metric(memory(str(workdir), num_batches=2, num_samples=K))
-    size = found["nll"].protocol["memory_size"]
-    assert size == (4 if found["nll"].experiment == "vma_few_shot" else 5)
-    learned = found["nll"].protocol["memory"] == "learned"
-    assert learned == ("entropy_posterior" in found) == ("dead_entries" in found)
-    for name in ("entropy_prior", "entropy_posterior"):
-        assert name not in found or 0 < found[name].value <= np.log(size) + 1e-6
-    assert not learned or 0 <= found["dead_entries"].value <= 1
-    assert found["nll_shuffled"].value != found["nll"].value
-    assert found["nll"].num_images == 2 * 4
+@pytest.mark.parametrize(
+    ("workdir", "asked", "batches", "size"),
+    [(NAMES[0], 9, 3, 4), (NAMES[3], 2, 2, 5)],  # an epoch of the first has three batches
+    indirect=["workdir"],
+)
+def test_memory_measures_and_draws(workdir: Path, asked: int, batches: int, size: int) -> None:
+    measured: Any = {"num_batches": asked, "num_samples": K, "split": "train", "seed": 4}
+    found = by_metric(memory(str(workdir), **measured))
+    assert found["nll"].num_images == batches * 4
+    assert found["nll"].protocol["memory_size"] == size
+    assert 0 < found["entropy_prior"].value <= np.log(size) + 1e-6
     assert (workdir / "memory.png").read_bytes().startswith(b"\x89PNG")
+
+    run = open_run(str(workdir), None)
+    images, (draw, _) = run.dataset.splits["train"].images, as_in_training(run, "train", 4)
+
+    @tiny.quick_jit
+    def by_hand(episode: jax.Array) -> tuple[jax.Array, ...]:
+        key = jax.random.fold_in(training.stream(4, "evaluation_sampler"), episode)
+        batch = data.gather(draw(key, episode), jnp.asarray(images), key, "none", 1)
+        noise = jax.random.fold_in(training.stream(4, "evaluation"), episode)
+        of_shuffle, noise = jax.random.split(noise)
+        own = run.model.apply(run.variables, batch, False, method="encode")
+        shuffle = functools.partial(run.model.apply, method="shuffle_memory")
+        shuffled = shuffle(run.variables, batch, own, of_shuffle)
+        own_nll, shuffled_nll = (
+            -bounds.iwae_bound(
+                evaluation.log_weights_of_encoding(
+                    run.model, run.variables, batch, encoding, noise, K, K
+                )[0]
+            )
+            for encoding in (own, shuffled)
+        )
+        return own_nll, shuffled_nll, jnp.exp(own.log_posterior)
+
+    of_batches = [by_hand(jnp.int32(episode)) for episode in range(batches)]
+    nll, nll_shuffled, posterior = (np.concatenate(one) for one in zip(*of_batches, strict=True))
+    expected = {"nll": nll.mean(), "nll_shuffled": nll_shuffled.mean()}
+    assert expected["nll"] != expected["nll_shuffled"]
+    if run.model.memory == "learned":
+        expected |= usage(posterior.mean(axis=0))
+    assert expected.keys() <= found.keys() and ("dead_entries" in found) == (len(expected) == 4)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name].value, value, rtol=1e-6)
+
+
+@pytest.mark.parametrize("workdir", [NAMES[3]], indirect=True)
+def test_the_picture_is_of_entries_drawn_from_their_prior(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = open_run(str(workdir), None)
+    # Sharper than after three steps, so that neither p(a) nor the entries look alike.
+    run = dataclasses.replace(run, variables=jax.tree.map(lambda leaf: 3 * leaf, run.variables))
+    draw, _ = as_in_training(run, "test", 4)
+    shown: dict[str, np.ndarray] = {}
+    module = sys.modules[memory.__module__]
+    monkeypatch.setattr(plots, "memory", lambda **arrays: shown.update(arrays))
+    monkeypatch.setattr(module, "ENTRIES", 3)
+    module.picture(run, draw, "test", 4)
+
+    of_samples, places, _, of_choice, of_targets = jax.random.split(
+        training.stream(4, "samples"), 5
+    )
+    images = jnp.asarray(run.dataset.splits["test"].images)
+    batch = data.gather(draw(places, jnp.int32(0)), images, places, "none", 1)
+    log_q, log_p = addresses(run, batch)
+    drawn = np.argsort(-(log_p + jax.random.gumbel(of_choice, (5,))))[:3]
+    np.testing.assert_array_equal(shown["address"], drawn)
+    for name, address in {"entries": np.arange(5), "means": np.repeat(drawn, 8)}.items():
+        of = (run.model, run.variables, of_samples, len(address))
+        expected = sampling.generate(*of, address=jnp.asarray(address)).means
+        np.testing.assert_allclose(shown[name], expected, rtol=1e-4, atol=1e-6)
+    chosen = jax.random.permutation(of_targets, 4)
+    np.testing.assert_array_equal(shown["targets"], batch.images[chosen])
+    np.testing.assert_allclose(shown["probabilities"], jnp.exp(log_q)[chosen], rtol=1e-4)
 
 
 def test_shuffling_moves_the_contents_of_every_entry(workdir: Path) -> None:

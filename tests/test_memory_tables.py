@@ -9,6 +9,7 @@ import pytest
 from etils import epath
 
 from eval import memory_tables, records
+from eval.evaluations import Line
 from eval.records import Record
 from memjax import plots
 from memjax.configs import published
@@ -66,6 +67,8 @@ def test_a_row_of_few_shot_generation() -> None:
     # A later evaluation without the baseline leaves the gain as it was.
     alone = {"changed": changed["changed"]}
     found[0] = few_shot(value=80.123, stderr=0.5, protocol=alone)
+    # Nor does what an earlier checkpoint had beside it make another row.
+    found.append(few_shot(value=90.0, steps=9, protocol={**changed, "baseline": "earlier"}))
     (row,) = rows(found, "Few-shot generation, 45")
     assert row == {
         "experiment": "`vma_few_shot` (maps 2x32, shots 2)",
@@ -104,6 +107,7 @@ def test_table_1_knows_both_ways_of_counting() -> None:
     found = [few_shot(**of, protocol={**counted, **OF_SETS}), few_shot(**of, protocol=counted)]
     # Of 26x26 images those whose shots are counted in all, beside them.
     found += [few_shot("copied", 0.5, protocol=OF_SETS), few_shot(protocol=OF_SETS), few_shot()]
+    found += [few_shot(**of, split="train"), few_shot(**of, protocol={"target_classes": 1})]
     in_all, per_class, other = rows(found, "Few-shot generation with the background")
     assert (other["pixels"], other["counted"], other["paper"]) == ("26x26", "in all", "-")
     assert other["copied"] == "50.0 ± 49.0%" and in_all["copied"] == "-"
@@ -133,6 +137,11 @@ def test_recall_stands_beside_ln_m() -> None:
     found = [record("vma_recall", metric="nll", value=5.7, **common)]
     (row,) = rows(found, "Recall")
     assert (row["NLL"], row["ln M"], row["hits"]) == ("5.700", "5.545", "-")
+    # By size, and not as names are ordered.
+    of_others = [{**common, "protocol": {"memory_size": size}} for size in (1024, 64)]
+    found += [record("vma_recall", metric="nll", **fields) for fields in of_others]
+    of_size = [(row["images in memory"], row["ln M"]) for row in rows(found, "Recall")]
+    assert of_size == [("64", "4.159"), ("256", "5.545"), ("1,024", "6.931")]
 
 
 @pytest.mark.parametrize(
@@ -185,18 +194,30 @@ def test_ideal_lines_add_ln_of_the_classes() -> None:
     np.testing.assert_allclose(lines[f"{plots.IDEAL}a"][1], [70, 70 + math.log(8)])
 
 
-def test_pictures_of_what_there_is(tmp_path: Path) -> None:
-    curve = {"task": "training", "split": "train", "value": None, "x": [1, 2], "values": [-9, -8]}
+def test_pictures_of_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    plot = plots.lines
+
+    def lines(of: dict[str, Line], *labels: str, **scales: str) -> Any:
+        drawn.append(of)
+        return plot(of, *labels, **scales)
+
+    monkeypatch.setattr(plots, "lines", lines)
+    curve = {"task": "training", "value": None, "x": [1, 2], "values": [-9, -8]}
+    of_64 = {"changed": {"sampler.memory_size": 64}}
     found = [
         *(few_shot(protocol={"ways": ways, "target_classes": 1}) for ways in (1, 2)),
+        # There is no ideal to see beside a line from two classes on.
+        *(few_shot(protocol={"ways": ways, "shots": 1, "target_classes": 1}) for ways in (2, 4)),
         *(few_shot(protocol={"shots": shots}) for shots in (1, 2)),
         *(
-            few_shot(metric, protocol={"shots": shots})
-            for metric in ("kl_address", "kl_latent")
+            few_shot(metric, value * shots, protocol={"shots": shots})
+            for metric, value in (("kl_address", 3.0), ("kl_latent", 7.0))
             for shots in (1, 2)
         ),
-        record("vma_recall", metric="iwae_bound", **curve),
-        record("vma_recall", metric="kl_address", **curve),
+        record("vma_recall", metric="iwae_bound", split="train", **curve),
+        record("vma_recall", metric="kl_address", split="train", protocol=of_64, **curve),
+        record("vma_recall", metric="iwae_bound", split="valid", **{**curve, "values": [-3, -2]}),
     ]
     made = memory_tables.draw(found, epath.Path(tmp_path))
     names = ("recall", "few_shot_ways", "few_shot_shots", "few_shot_kl")
@@ -204,6 +225,23 @@ def test_pictures_of_what_there_is(tmp_path: Path) -> None:
     for name in names:
         content = (tmp_path / "figures" / f"{name}.png").read_bytes()
         assert content.startswith(b"\x89PNG")
+    of_ways, of_shots, kl, of_recall = drawn
+    run = "1,000 steps, 50 samples"
+    assert list(of_ways) == [
+        *(f"{of}vma_few_shot, 4 shots, {run}" for of in ("", plots.IDEAL)),
+    ]
+    assert of_shots == {f"vma_few_shot, 8 ways, {run}": ([1, 2], [80.0, 80.0])}
+    assert kl == {
+        f"KL(a), vma_few_shot, 8 ways, {run}": ([1, 2], [3.0, 6.0]),
+        f"KL(z), vma_few_shot, 8 ways, {run}": ([1, 2], [7.0, 14.0]),
+    }
+    # An NLL is less the bound.
+    assert of_recall == {
+        "NLL bound, vma_recall": ([1, 2], [9, 8]),
+        "ln 256": ([1, 2], [math.log(256)] * 2),
+        "KL(a), vma_recall (memory_size 64)": ([1, 2], [-9, -8]),
+        "ln 64": ([1, 2], [math.log(64)] * 2),
+    }
 
 
 def test_other_splits_stay_out_of_the_tables() -> None:
@@ -235,6 +273,12 @@ def test_a_line_is_of_one_run_and_one_number_of_samples() -> None:
     # As is one whose targets are of all classes.
     found += [few_shot(value=1.0, steps=2000, protocol={"ways": ways}) for ways in (1, 2, 4, 8)]
     assert memory_tables._over(found, "ways") == lines
+    # And one whose targets are of more classes, or from more episodes, over as many images.
+    for fields in ({"target_classes": 2}, {"target_classes": 1, "episodes": 50}):
+        others = [
+            few_shot(value=7.0, steps=2000, protocol={"ways": w, **fields}) for w in (2, 4, 8)
+        ]
+        assert memory_tables._over(others + found, "ways") == {title: ([2, 4, 8], [7.0] * 3)}
 
 
 def test_more_images_count_more_than_more_samples_and_seeds_more_than_both() -> None:
