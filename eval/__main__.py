@@ -1,5 +1,6 @@
 """The command line of evaluation: `python -m eval TASK --help` says what a task takes."""
 
+import difflib
 import logging
 import sys
 from collections.abc import Callable
@@ -52,6 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     logger.propagate = False
     logger.setLevel(logging.INFO)
     try:
+        _check_task(sys.argv[1:] if argv is None else argv)
         tyro.extras.subcommand_cli_from_dict(
             TASKS,
             prog="eval",
@@ -66,6 +68,13 @@ def main(argv: list[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def _check_task(argv: list[str]) -> None:
+    """Refuse an unknown task in one line, which tyro would do in thirty."""
+    if argv and not argv[0].startswith("-") and argv[0] not in TASKS:
+        near = difflib.get_close_matches(argv[0], TASKS, n=3, cutoff=0.4) or TASKS
+        raise InputError(f"task {argv[0]!r}: unknown, expected one of {', '.join(near)}")
 
 
 if __name__ == "__main__":

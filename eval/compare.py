@@ -50,6 +50,12 @@ def compare(
         raise InputError("compare: found no workdirs, expected at least one")
     check_picture(output)
     runs = [open_run(workdir, data_dir, step) for workdir in workdirs]
+    for run in runs:
+        if run.reads_context:
+            raise InputError(
+                f"{run.workdir}: {run.experiment.name} is given its memory with each batch and has "
+                "no log p(x) to compare, expected `eval few-shot --baseline` for it"
+            )
     check_same_images(runs)
     first = runs[0]
     table = columns([_HEAD, *(_row(run, first, name) for run, name in named(runs))])

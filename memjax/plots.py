@@ -181,22 +181,23 @@ def memory(
     rows = len(targets)
     figure = Figure(figsize=(11, 0.9 * rows + 0.8), layout="constrained")
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(3, 2))[0]
-    left.suptitle("target, q(a | x), entries with the largest")
+    left.suptitle("target, q(a | x) by entry, entries where it is largest")
     axes = left.subplots(rows, 2 + best, width_ratios=(1, 4, *(1 for _ in range(best))))
     for row, target, of_entry in zip(axes.reshape(rows, -1), targets, probabilities, strict=True):
         _image(row[0], target)
         # Lines, since bars would be thinner than a pixel with thousands of entries.
         row[1].vlines(np.arange(len(of_entry)), 0, of_entry, linewidth=1.5)
-        row[1].set_ylim(0, 1)
+        row[1].set_ylim(0, 1.1 * of_entry.max())
         row[1].tick_params(labelsize=6)
         for axis, entry in zip(row[2:], np.argsort(-of_entry), strict=False):
             _image(axis, entries[entry])
             axis.set_title(f"{of_entry[entry]:.2f}", fontsize=7, pad=2)
         for axis in row[2 + len(of_entry) :]:
             axis.set_axis_off()
-    right.suptitle("entry, means of p(x | z, m_a)")
+    right.suptitle("entry; means of p(x | z, m_a)")
     grid = means.reshape(len(address), -1, *means.shape[1:])
-    with_entry = np.concatenate([entries[address][:, None], grid], axis=1)
+    gap = np.ones_like(grid[:, :1])
+    with_entry = np.concatenate([entries[address][:, None], gap, grid], axis=1)
     axis = right.subplots()
     axis.set_anchor("N")
     axis.imshow(

@@ -70,12 +70,23 @@ def test_help_lists_the_tasks(command: Command) -> None:
     assert all(task in out for task in TASKS)
 
 
-@pytest.mark.parametrize("arguments", [(), ("likelyhood",)])
-def test_unknown_or_no_task_names_the_tasks(command: Command, arguments: tuple[str, ...]) -> None:
-    code, out, err = command(*arguments)
+def test_no_task_names_the_tasks(command: Command) -> None:
+    code, out, err = command()
     assert code == 2
     assert all(task in out + err for task in TASKS)
     assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("task", "expected"),
+    [
+        ("likelyhood", "task 'likelyhood': unknown, expected one of likelihood"),
+        ("fewshot", "task 'fewshot': unknown, expected one of few-shot, slots, report"),
+        ("zzz", f"task 'zzz': unknown, expected one of {', '.join(TASKS)}"),
+    ],
+)
+def test_an_unknown_task_is_one_line(command: Command, task: str, expected: str) -> None:
+    assert command(task, "--workdir", "x") == (2, "", f"error: {expected}\n")
 
 
 @pytest.mark.parametrize(

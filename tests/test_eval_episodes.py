@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import train
-from eval import classification, episodes, few_shot, likelihood, memory, recall, samples
+from eval import classification, compare, episodes, few_shot, likelihood, memory, recall, samples
 from eval.classification import most_probable
 from eval.episodes import (
     Plan,
@@ -511,6 +511,11 @@ def test_bad_numbers(task: Any, fields: dict[str, Any], message: str, workdir: P
     with pytest.raises(InputError, match=message):
         task(str(workdir), **fields)
     assert contents(workdir) == before
+
+
+def test_a_model_that_is_given_its_memory_has_no_likelihood_to_compare(workdir: Path) -> None:
+    with pytest.raises(InputError, match="no log p\\(x\\) to compare, expected `eval few-shot"):
+        compare((str(workdir),))
 
 
 @pytest.mark.parametrize("task", [recall, classification, memory])

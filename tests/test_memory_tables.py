@@ -291,6 +291,25 @@ def test_more_images_count_more_than_more_samples_and_seeds_more_than_both() -> 
     assert rows(found, "Few-shot generation, 45")[0]["NLL"] == "3.00 ± 0.25 ± 0.50 (3 seeds)"
 
 
+def test_other_data_have_tables_of_their_own_and_no_figure_of_the_paper() -> None:
+    of = {"changed": {"dataset": "strokes"}, "image_size": [28, 28, 1]}
+    accuracy = {"ways": 5, "shots": 1, "episodes": 1000, **of}
+    found = [
+        few_shot(dataset="strokes", protocol=of),
+        few_shot(dataset="strokes", protocol={**of, **OF_SETS}),
+        few_shot(dataset="strokes", split="train", protocol={**of, "ways": 4}),
+        record("vma_few_shot", task="classification", metric="accuracy_q", protocol=accuracy),
+    ]
+    (row,) = rows(found, "Few-shot generation on other data")
+    assert (row["data"], row["ways"], row["shots"], row["NLL"]) == (
+        *("strokes", "8", "4"),
+        "80.00 ± 0.25",
+    )
+    assert rows(found, "Few-shot classification")[0]["paper"] == "-"
+    (row,) = rows(found, "Few-shot generation with the background")
+    assert (row["counted"], row["paper"]) == ("in all", "-")
+
+
 def test_the_short_form_has_the_papers_episodes_alone() -> None:
     found = [few_shot(), few_shot(protocol={"ways": 144}), few_shot(protocol=OF_SETS)]
     (table,) = memory_tables.tables(found, short=True)
