@@ -72,7 +72,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def _check_task(argv: list[str]) -> None:
     """Refuse an unknown task in one line, which tyro would do in thirty."""
-    if argv and not argv[0].startswith("-") and argv[0] not in TASKS:
+    # tyro takes few_shot for few-shot.
+    if argv and not argv[0].startswith("-") and argv[0].replace("_", "-") not in TASKS:
         near = difflib.get_close_matches(argv[0], TASKS, n=3, cutoff=0.4) or TASKS
         raise InputError(f"task {argv[0]!r}: unknown, expected one of {', '.join(near)}")
 

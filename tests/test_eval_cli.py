@@ -70,6 +70,11 @@ def test_help_lists_the_tasks(command: Command) -> None:
     assert all(task in out for task in TASKS)
 
 
+def test_a_task_may_have_an_underscore(command: Command) -> None:
+    code, _, err = command("few_shot", "--workdir", "nowhere")
+    assert (code, err.splitlines()[-1][:29]) == (2, "error: nowhere/config.json: n")
+
+
 def test_no_task_names_the_tasks(command: Command) -> None:
     code, out, err = command()
     assert code == 2

@@ -298,6 +298,8 @@ def test_other_data_have_tables_of_their_own_and_no_figure_of_the_paper() -> Non
         few_shot(dataset="strokes", protocol=of),
         few_shot(dataset="strokes", protocol={**of, **OF_SETS}),
         few_shot(dataset="strokes", split="train", protocol={**of, "ways": 4}),
+        few_shot(dataset="strokes", protocol={**of, "target_classes": 1}),
+        few_shot(protocol={"changed": {"dataset": "omniglot26"}}),
         record("vma_few_shot", task="classification", metric="accuracy_q", protocol=accuracy),
     ]
     (row,) = rows(found, "Few-shot generation on other data")

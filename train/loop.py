@@ -76,9 +76,10 @@ class Loop:
         """
         source = Source.of(self._experiment, self._split, self._devices)
         step = self._step
-        logger.info("compiling")
         last = self._total_steps if stop_at_step is None else min(self._total_steps, stop_at_step)
         planned, plan = -1, np.empty(0)
+        if step < last:
+            logger.info("compiling")
         while step < last:
             epoch, first = divmod(step, self._steps_per_epoch)
             if epoch != planned:
