@@ -1,6 +1,5 @@
 """Convolutions: precision, two forms of one function, a pyramid and its mirror."""
 
-from collections.abc import Iterator
 from itertools import product
 from typing import Any
 
@@ -25,6 +24,9 @@ from memjax.convolution import (
 from memjax.errors import InputError
 from memjax.nn import Precision
 
+from .jaxprs import equations
+
+CONVOLUTION = "conv_general_dilated"
 PRECISIONS: tuple[Precision, ...] = ("float32", "tensorfloat32", "bfloat16")
 # Small and large sizes of every upscaling layer, and the smallest there are.
 SIZES = [
@@ -52,16 +54,6 @@ def assert_near(found: Any, expected: Any, tolerance: float = 3e-6) -> None:
     """Equal up to float32, relative to the largest entry."""
     for f, e in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(f, e, rtol=0, atol=tolerance * max(1.0, np.abs(e).max()))
-
-
-def convolutions(jaxpr: Any) -> Iterator[Any]:
-    """Every convolution of a jaxpr and of those inside it."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "conv_general_dilated":
-            yield equation
-        for inner in jax.tree.leaves(list(equation.params.values())):
-            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
-                yield from convolutions(getattr(inner, "jaxpr", inner))
 
 
 def by_loops(x: np.ndarray, kernel: np.ndarray, stride: int) -> np.ndarray:
@@ -225,7 +217,7 @@ def test_nobody_else_chooses_the_precision(name: str, precision: Precision) -> N
         return jax.vjp(layer, x, kernel)[1](cotangent(layer))
 
     with jax.default_matmul_precision("bfloat16"):
-        found = list(convolutions(jax.make_jaxpr(both_ways)(X, W).jaxpr))
+        found = list(equations(jax.make_jaxpr(both_ways)(X, W).jaxpr, CONVOLUTION))
     assert len(found) == 3
     names = {"float32": "HIGHEST", "tensorfloat32": "HIGH", "bfloat16": "DEFAULT"}
     for equation in found:
@@ -244,7 +236,7 @@ def test_every_product_has_the_order_that_is_fast_in_loops(name: str) -> None:
         y, backward = jax.vjp(jax.vmap(layer, (0, None)), x, kernel)
         return backward(y)
 
-    found = list(convolutions(jax.make_jaxpr(both_ways)(samples, W).jaxpr))
+    found = list(equations(jax.make_jaxpr(both_ways)(samples, W).jaxpr, CONVOLUTION))
     assert len(found) == 4  # forward, by the image, by the kernel once for each sample
     for equation in found:
         order = equation.params["dimension_numbers"]

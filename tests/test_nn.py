@@ -1,6 +1,5 @@
 """Layers: products at a stated precision, batch norm over every axis that is named."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -20,6 +19,8 @@ from memjax.nn import (
     normalise,
 )
 
+from .jaxprs import equations
+
 ROWS, INPUTS, OUTPUTS = 6, 5, 3
 PRECISIONS: tuple[Precision, ...] = ("float32", "tensorfloat32", "bfloat16")
 
@@ -35,16 +36,6 @@ def rounded(x: jax.Array) -> np.ndarray:
 
 def gradients(x: jax.Array, w: jax.Array, g: jax.Array, precision: Precision) -> Any:
     return jax.vjp(lambda x, w: matmul(x, w, precision), x, w)[1](g)
-
-
-def products(jaxpr: Any) -> Iterator[Any]:
-    """Every matrix product of a jaxpr and of those inside it."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            yield equation
-        for inner in jax.tree.leaves(list(equation.params.values())):
-            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
-                yield from products(getattr(inner, "jaxpr", inner))
 
 
 X, W, G = drawn(ROWS, INPUTS), drawn(INPUTS, OUTPUTS, seed=1), drawn(ROWS, OUTPUTS, seed=2)
@@ -64,7 +55,7 @@ def test_nobody_else_chooses_the_precision(precision: Precision) -> None:
         return gradients(x, w, matmul(x, w, precision), precision)
 
     with jax.default_matmul_precision("bfloat16"):
-        found = list(products(jax.make_jaxpr(both_ways)(X, W).jaxpr))
+        found = list(equations(jax.make_jaxpr(both_ways)(X, W).jaxpr, "dot_general"))
     assert len(found) >= 3
     for product in found:
         assert product.outvars[0].aval.dtype == jnp.float32

@@ -1,7 +1,6 @@
 """Samples: their keys, the vmap over them, and estimates of a likelihood that is known."""
 
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ from memjax import bounds, sampling
 from memjax.types import Batch
 
 from . import tiny
+from .jaxprs import equations
 from .linear_gaussian import LinearGaussian, gap_of_the_elbo, log_marginal
 
 MODEL = LinearGaussian(width=1.5)
@@ -111,16 +111,6 @@ def test_keys_differ() -> None:
     assert len(np.unique(found, axis=0)) == 400
 
 
-def product_shapes(jaxpr: Any) -> Iterator[tuple[int, ...]]:
-    """Result shapes of the matrix products in a jaxpr and in those inside it."""
-    for equation in jaxpr.eqns:
-        if equation.primitive.name == "dot_general":
-            yield equation.outvars[0].aval.shape
-        for inner in jax.tree.leaves(list(equation.params.values())):
-            if hasattr(inner, "eqns") or hasattr(inner, "jaxpr"):
-                yield from product_shapes(getattr(inner, "jaxpr", inner))
-
-
 @pytest.mark.parametrize("train", [False, True])
 def test_the_encoder_runs_once(train: bool) -> None:
     num_samples = 11  # no layer has as many units
@@ -132,7 +122,8 @@ def test_the_encoder_runs_once(train: bool) -> None:
         return sampling.sample_terms(model, variables, batch, keys, train)
 
     jaxpr = jax.make_jaxpr(terms)(tiny.keys(batch, num_samples)).jaxpr
-    found = Counter(num_samples in shape for shape in product_shapes(jaxpr))
+    shapes = [one.outvars[0].aval.shape for one in equations(jaxpr, "dot_general")]
+    found = Counter(num_samples in shape for shape in shapes)
     # Encoder: two hidden layers, mean, variance. Decoder: two hidden layers, twice attention and
     # reading, image; in training the hidden layers once more, for the local reconstruction.
     assert found[False] == 4

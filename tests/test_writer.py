@@ -13,6 +13,7 @@ from memjax.errors import InputError
 from memjax.models.writer import Writer
 from memjax.types import Batch, Terms
 from tests import tiny, writer_by_hand
+from tests.jaxprs import equations
 
 SIZES: dict[str, Any] = {
     "image_shape": tiny.IMAGE_SHAPE,
@@ -47,17 +48,36 @@ OTHERS = {
     "canvas windows": writer(
         likelihood="gaussian", attention="gaussian", output="linear", canvas_input="canvas"
     ),
+    "colour": writer(image_shape=(3, 4, 3), output="linear"),
+    "all at once": writer(
+        image_shape=(3, 4, 3),
+        attention="gaussian",
+        output="linear",
+        read_size=3,
+        slots=4,
+        num_classes=CLASSES,
+        initial_state="learned",
+    ),
 }
 every = pytest.mark.parametrize("model", [*KINDS.values(), *OTHERS.values()], ids=[*KINDS, *OTHERS])
 
 
-def batch(count: int = 4) -> Batch:
+def batch(count: int = 4, channels: int = 1) -> Batch:
     found = tiny.batch(count)
-    return Batch(found.images, found.index, labels=found.index % CLASSES)
+    of_channels = [jnp.roll(found.images, shift, axis=0) for shift in range(channels)]
+    images = jnp.concatenate(of_channels, axis=-1)
+    return Batch(images, found.index, labels=found.index % CLASSES)
+
+
+def examples_of(model: Writer) -> Batch:
+    """A batch with as many channels as the model has."""
+    assert model.image_shape is not None
+    return batch(channels=model.image_shape[-1])
 
 
 def variables(model: Writer) -> Any:
-    shapes = jax.eval_shape(lambda: sampling.initialise(model, jax.random.key(0), batch()))
+    examples = examples_of(model)
+    shapes = jax.eval_shape(lambda: sampling.initialise(model, jax.random.key(0), examples))
     generator = np.random.default_rng(0)
     return jax.tree.map(
         lambda leaf: jnp.asarray(generator.normal(0, 0.4, leaf.shape), jnp.float32), shapes
@@ -65,7 +85,7 @@ def variables(model: Writer) -> Any:
 
 
 def terms(model: Writer, num_samples: int, found: Any = None) -> Terms:
-    examples = batch()
+    examples = examples_of(model)
     of = variables(model) if found is None else found
     return tiny.terms(model, of, examples, num_samples)
 
@@ -81,7 +101,7 @@ def noise(model: Writer, num_samples: int) -> np.ndarray:
 
 
 def hand(model: Writer, of_sample: np.ndarray) -> dict[str, Any]:
-    examples = batch()
+    examples = examples_of(model)
     images, labels = np.asarray(examples.images), np.asarray(examples.labels)
     return writer_by_hand.run(model, variables(model)["params"], images, of_sample, labels)
 
@@ -100,7 +120,7 @@ def test_the_scan_is_the_loop(model: Writer) -> None:
 
 @every
 def test_the_canvas_is_the_sum_of_the_writes(model: Writer) -> None:
-    of, examples = variables(model), batch()
+    of, examples = variables(model), examples_of(model)
     keys = tiny.keys(examples, 1)[0]
 
     def reconstructed(module: Writer) -> jax.Array:
@@ -115,7 +135,7 @@ def test_the_canvas_is_the_sum_of_the_writes(model: Writer) -> None:
 
 @every
 def test_samples_are_the_writes_of_the_prior(model: Writer) -> None:
-    of, examples = variables(model), batch()
+    of, examples = variables(model), examples_of(model)
     keys, labels = tiny.keys(examples, 1)[0], examples.labels if model.num_classes else None
     found = model.apply(of, keys, labels=labels, method="generate")
     state = writer_by_hand.start(model, of["params"], len(keys))
@@ -125,6 +145,44 @@ def test_samples_are_the_writes_of_the_prior(model: Writer) -> None:
         expected = writer_by_hand.means(model, state["canvas"])
         np.testing.assert_allclose(found.canvases[t], expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(found.means, found.canvases[-1])
+
+
+def test_draws_are_of_the_last_canvas() -> None:
+    model, count = KINDS["linear"], 4000
+    keys = jax.random.split(jax.random.key(3), count)
+    found = model.apply(variables(model), keys, method="generate")
+    means, draws = np.asarray(found.means), np.asarray(found.draws)
+    assert set(np.unique(draws)) == {0.0, 1.0}
+    # Each pixel, over its standard error.
+    scale = np.sqrt((means * (1 - means)).sum(axis=0))
+    assert (np.abs((draws - means).sum(axis=0)) < 5 * scale).all()
+
+
+@every
+def test_features_are_the_last_state_of_the_encoder(model: Writer) -> None:
+    examples = examples_of(model)
+    keys = tiny.keys(examples, 1)[0]
+
+    def last(module: Writer) -> dict[str, jax.Array]:
+        return module.activations(examples, module.encode(examples, False), keys)
+
+    found = model.apply(variables(model), method=last)
+    expected = hand(model, noise(model, 1)[0])["features"]
+    np.testing.assert_allclose(found["features"], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["lstm", "slots"])
+def test_every_product_has_the_precision_asked_for(name: str) -> None:
+    model = {**KINDS, **OTHERS}[name].clone(precision="bfloat16")
+    of, keys = variables(model), tiny.keys(batch(), 1)
+
+    def found(of: Any) -> Terms:
+        return sampling.sample_terms(model, of, batch(), keys, False)[0]
+
+    products = list(equations(jax.make_jaxpr(found)(of).jaxpr, "dot_general"))
+    assert len(products) > 5
+    for product in products:
+        assert {operand.aval.dtype.name for operand in product.invars} == {"bfloat16"}
 
 
 @every
@@ -152,7 +210,7 @@ def test_the_kl_is_that_of_distrax() -> None:
 
 @every
 def test_rematerialising_changes_nothing(model: Writer) -> None:
-    of, examples = variables(model), batch()
+    of, examples = variables(model), examples_of(model)
 
     def gradient(model: Writer) -> Any:
         return tiny.training_gradient(model, of["params"], {}, examples, 2)
@@ -208,6 +266,20 @@ def test_labels_reach_both_networks() -> None:
     drawn = generate(None)
     options = np.stack([generate(jnp.full(4, label)) for label in range(CLASSES)])
     assert (np.isclose(options, drawn).all(axis=(2, 3, 4)).sum(axis=0) == 1).all()
+
+
+def test_labels_are_drawn_evenly_and_apart_from_the_noise() -> None:
+    model, count = OTHERS["labels"], 600
+    keys = jax.random.split(jax.random.key(3), count)
+    # By the key after those of z_1 .. z_T.
+    labels = jax.vmap(
+        lambda key: jax.random.randint(jax.random.fold_in(key, model.steps), (), 0, CLASSES)
+    )(keys)
+    counts = np.bincount(labels, minlength=CLASSES)
+    assert (np.abs(counts - count / CLASSES) < 5 * np.sqrt(count / CLASSES)).all()
+    of = variables(model)
+    given = model.apply(of, keys, labels=labels, method="generate").means
+    np.testing.assert_array_equal(model.apply(of, keys, method="generate").means, given)
 
 
 def test_slots_start_as_nothing() -> None:

@@ -17,7 +17,7 @@ from eval.__main__ import main
 from eval.canvas import draw
 from eval.likelihood import evaluate_split, make_evaluator
 from eval.run import open_run
-from memjax import configs, data
+from memjax import configs, data, plots
 from memjax.config import Experiment
 from memjax.data import Recall
 from memjax.errors import InputError
@@ -69,7 +69,9 @@ def test_a_run_resumes_in_the_same_bits(name: str, tmp_path: Path) -> None:
 def test_samples_are_of_the_class_asked_for(conditional: Path) -> None:
     digits = data.load("digits").splits["train"]
     assert digits.labels is not None
-    reader = LogisticRegression(max_iter=500).fit(digits.images.reshape(-1, 64) / 16, digits.labels)
+    reader = LogisticRegression(max_iter=500).fit(
+        digits.images.reshape(-1, 64) / 255, digits.labels
+    )
     labels = np.repeat(np.arange(CLASSES), 20)
     with eval_runs.one_device():
         drawn = draw(open_run(str(conditional), None), len(labels), labels, seed=0)
@@ -78,7 +80,9 @@ def test_samples_are_of_the_class_asked_for(conditional: Path) -> None:
     assert (found == labels).mean() > 0.5
 
 
-def test_pictures_of_the_canvas(workdir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_pictures_of_the_canvas(
+    workdir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     written = canvas(str(workdir), num_images=3)
     assert [path.name for path in written] == ["canvas.png", "canvas.gif"]
     assert capsys.readouterr().out.split() == [str(path) for path in written]
@@ -97,9 +101,27 @@ def test_pictures_of_the_canvas(workdir: Path, capsys: pytest.CaptureFixture[str
         first = frame[3 : 3 + 8 * 3 : 3, 3 : 3 + 8 * 3 : 3]
         np.testing.assert_allclose(first / 255, canvases[0, ..., 0], atol=0.03)
 
-    other = canvas(str(workdir), labels=(3, 5), output=str(workdir / "deep" / "one.png"), seed=1)
+    grids: list[np.ndarray] = []
+    original = plots.grid
+
+    def grid(images: np.ndarray, *names: Any) -> Any:
+        grids.append(images)
+        return original(images, *names)
+
+    monkeypatch.setattr(plots, "grid", grid)
+    output = str(workdir / "deep" / "one.png")
+    other = canvas(str(workdir), labels=(3, 5), num_images=2, output=output, seed=1)
     assert [path.name for path in other] == ["one.png", "one.gif", "one_samples.png"]
     assert all(path.exists() for path in other)
+    # Unrolled the first sample of each label, and then all of them, a row for each label.
+    with eval_runs.one_device():
+        drawn = draw(open_run(str(workdir), None), 4, np.array([3, 3, 5, 5]), seed=1)
+    unrolled, by_label = grids
+    np.testing.assert_array_equal(unrolled, np.swapaxes(drawn.canvases[:, ::2], 0, 1))
+    np.testing.assert_array_equal(by_label, np.reshape(drawn.means, (2, 2, 8, 8, 1)))
+    with eval_runs.one_device():
+        unasked = draw(open_run(str(workdir), None), 4, None, seed=1)
+    assert not np.allclose(unasked.means, drawn.means)
 
 
 def test_evaluation_knows_the_labels(workdir: Path) -> None:
@@ -128,6 +150,20 @@ def test_chunks_and_batches_do_not_change_the_estimate(workdir: Path) -> None:
         for size, chunk in ((8, 6), (3, 4))
     ]
     np.testing.assert_allclose(values[0].value, values[1].value, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["avme_digits_conditional", "draw_mnist"])
+def test_devices_do_not_change_a_run(name: str, tmp_path: Path) -> None:
+    given = experiment(name, num_epochs=1)
+    four = train.run(given, str(tmp_path / "four"), stop_at_step=10)
+    estimates = [likelihood(str(tmp_path / "four"), num_samples=6, max_images=8)[0].value]
+    with eval_runs.one_device():
+        one = train.run(given, str(tmp_path / "one"), stop_at_step=10)
+        estimates.append(likelihood(str(tmp_path / "four"), num_samples=6, max_images=8)[0].value)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-4), one.params, four.params
+    )
+    np.testing.assert_allclose(*estimates, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
