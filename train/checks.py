@@ -251,9 +251,9 @@ def prepare_workdir(experiment: Experiment, dataset: Dataset, workdir: str) -> N
 
 def _check_progress(experiment: Experiment, dataset: Dataset, path: epath.Path) -> None:
     saved = sessions.load(path / workdirs.SESSIONS)
-    folder = path / checkpoint.FOLDER
+    last = checkpoint.latest_step(str(path))
     # A first checkpoint that a kill cut short leaves a folder of its own, and is begun anew.
-    if saved and not (folder.exists() and any(folder.iterdir())):
+    if saved and last is None and not checkpoint.is_cut_short(str(path)):
         raise InputError(
             f"{path}: holds a run of {saved[-1]['last_step']} steps without its "
             f"{checkpoint.FOLDER}, expected them, or another workdir to begin anew"
@@ -261,7 +261,7 @@ def _check_progress(experiment: Experiment, dataset: Dataset, path: epath.Path) 
     steps_per_epoch = experiment.sampler.steps_per_epoch(
         len(dataset.splits["train"]), experiment.train.batch_size
     )
-    last = checkpoint.latest_step(str(path)) or 0
+    last = last or 0
     if last > experiment.train.num_epochs * steps_per_epoch:
         raise InputError(
             f"train.num_epochs: found {experiment.train.num_epochs}, expected at least the "

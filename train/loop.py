@@ -19,7 +19,7 @@ from memjax.types import Array, Variables
 from . import devices
 from .devices import RunState, Source
 from .pictures import make_pictures
-from .replicas import Replica, folders, stacked
+from .replicas import Replica, folders, restored, stacked
 from .signals import Stopped
 from .validation import make_validation
 
@@ -134,17 +134,13 @@ class Loop:
             len(self._devices),
             len(self._replicas),
         )
-        latest = self._latest_step()
-        if latest is None:
+        found = restored(self._replicas, shapes)
+        if found is None:
             start = jax.jit(initial)
             return stacked([start(jnp.uint32(one.experiment.seed)) for one in self._replicas])
+        latest, states = found
         logger.info("going on from step %d of %s", latest, self._workdir)
-        return stacked([one.checkpoints.restore(shapes, latest) for one in self._replicas])
-
-    def _latest_step(self) -> int | None:
-        """The newest step that all replicas have saved: a kill may come between their saves."""
-        steps = [set(replica.checkpoints.steps()) for replica in self._replicas]
-        return max(set.intersection(*steps), default=None)
+        return stacked(states)
 
     def _plan(self, epoch: int) -> np.ndarray:
         """Rows of each step, `[S, ...]`, or `[R, S, ...]` of several replicas."""

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from memjax.checkpoint import Checkpoints
+from memjax import workdirs
+from memjax.checkpoint import BrokenCheckpoint, Checkpoints, newest_whole
 from memjax.config import Experiment
+from memjax.errors import InputError
 from memjax.memory import usage
 
 from .devices import RunState
@@ -52,7 +54,9 @@ class Replica:
         """Open the checkpoints; the logs are opened once it is known where the run goes on."""
         self.experiment = experiment
         self.workdir = workdir
-        self.checkpoints = Checkpoints(workdir)
+        self.checkpoints = Checkpoints(
+            workdir, fields=workdirs.flat_fields(experiment), may_differ=workdirs.OF_NO_CHECKPOINT
+        )
 
     def open_logs(self, step: int, total_steps: int, shown: bool) -> None:
         """Open the logs of a run that starts or goes on at `step`."""
@@ -82,3 +86,40 @@ class Replica:
         """Wait for the checkpoints and flush the logs."""
         self.checkpoints.close()
         self.log.close()
+
+
+def restored(replicas: Sequence[Replica], like: RunState) -> tuple[int, list[RunState]] | None:
+    """The newest step that is whole in all replicas, and its states; None where none is saved.
+
+    Steps that are newer, and those that are broken, are set aside: they would be in the way of
+    saving them again.
+
+    Raises:
+        InputError: steps are saved, and none is whole.
+    """
+    opened = [replica.checkpoints for replica in replicas]
+    saved = [one.steps() for one in opened]
+    # A kill may come between the first saves of two replicas, and between any later ones.
+    if not all(saved):
+        found = None
+    elif common := sorted(set.intersection(*map(set, saved)), reverse=True):
+        found = newest_whole(opened, like, common)
+    else:
+        folders = ", ".join(replica.workdir for replica in replicas)
+        raise InputError(f"{folders}: have no checkpoint of the same step, expected one")
+    for one in opened:
+        _tidy(one, 0 if found is None else found[0])
+    return found
+
+
+def _tidy(checkpoints: Checkpoints, step: int) -> None:
+    """Set aside what is newer than a step, and what is broken."""
+    for other in checkpoints.steps():
+        try:
+            checkpoints.check(other)
+            newer = other > step
+        except BrokenCheckpoint as error:
+            logger.warning("%s", error)
+            newer = True
+        if newer:
+            checkpoints.set_aside(other)
