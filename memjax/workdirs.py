@@ -3,19 +3,20 @@
 import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
 
 from memjax import config
 from memjax.config import Experiment
-from memjax.errors import InputError
+from memjax.errors import InputError, WriteError
 
 FORMAT_VERSION = 1
 # The files of a workdir, beside the checkpoints.
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 SESSIONS, RESULTS = "sessions.json", "results.json"
+LOCK = "lock"
 # Fields that a checkpoint does not depend on: those of its continuation, and where images are.
 OF_NO_CHECKPOINT = config.MAY_CHANGE | {"dataset"}
 
@@ -46,6 +47,32 @@ def write_whole(path: epath.Path, content: str | bytes) -> None:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
         raise
+
+
+@contextlib.contextmanager
+def writing(path: epath.Path) -> Iterator[None]:
+    """Say which file cannot be written.
+
+    Raises:
+        WriteError: for an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def is_bucket(path: epath.Path) -> bool:
+    """Whether it is an address in a bucket rather than a file or folder."""
+    return str(path).startswith(("gs://", "s3://", "az://"))
+
+
+def holds_nothing(path: epath.Path) -> bool:
+    """Whether a folder holds no files but those of a run that was killed as it began."""
+    return all(
+        file.name == LOCK or (file.name.startswith(CONFIG) and file.name.endswith(".tmp"))
+        for file in path.iterdir()
+    )
 
 
 def load_fields(workdir: str) -> dict[str, Any]:

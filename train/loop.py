@@ -20,7 +20,7 @@ from . import devices
 from .devices import RunState, Source
 from .pictures import make_pictures
 from .replicas import Replica, folders, restored, stacked
-from .signals import Stopped
+from .signals import Signals, Stopped
 from .validation import make_validation
 
 logger = logging.getLogger("memjax")
@@ -63,7 +63,7 @@ class Loop:
         for i, replica in enumerate(self._replicas):
             replica.open_logs(self._step, self._total_steps, shown=i == 0)
 
-    def train(self, signals: Sequence[int], stop_at_step: int | None) -> TrainState:
+    def train(self, signals: Signals, stop_at_step: int | None) -> TrainState:
         """Take all steps that are left; the state has an axis in front if there are several seeds.
 
         Args:
@@ -87,6 +87,7 @@ class Loop:
             count = self._count(min(self._steps_per_epoch - first, last - step))
             bound = self._advance(source, plan, epoch, first, count)
             step += count
+            signals.nothing_to_save = False
             for replica in self._replicas:
                 replica.log.progress(step, bound)
             if first + count == self._steps_per_epoch:

@@ -1,5 +1,6 @@
 """The seeds of a run: each has its own folder, with checkpoints and logs of its own."""
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
@@ -84,8 +85,9 @@ class Replica:
 
     def close(self) -> None:
         """Wait for the checkpoints and flush the logs."""
-        self.checkpoints.close()
-        self.log.close()
+        with contextlib.ExitStack() as both:
+            both.callback(self.log.close)
+            both.callback(self.checkpoints.close)
 
 
 def restored(replicas: Sequence[Replica], like: RunState) -> tuple[int, list[RunState]] | None:
