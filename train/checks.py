@@ -1,7 +1,6 @@
 """What is refused before a run begins."""
 
 import contextlib
-import dataclasses
 import errno
 import math
 from collections.abc import Iterator
@@ -10,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from memjax import checkpoint, config, configs, sampling, training, workdirs
+from memjax import checkpoint, config, configs, sampling, workdirs
 from memjax.config import Experiment
 from memjax.data import Dataset, Epochs
 from memjax.errors import InputError, WriteError
@@ -167,8 +166,7 @@ def check_model(experiment: Experiment, dataset: Dataset) -> None:
     model, objective = experiment.model, experiment.objective
     batch = devices.blank_batch(experiment, dataset.splits["train"], dataset.maximum, 1)
     _check_memory(experiment, batch)
-    fields = dataclasses.asdict(experiment.optimizer)
-    optimizer = training.make_optimizer(**fields, steps_per_epoch=1)
+    optimizer = devices.make_optimizer(experiment, steps_per_epoch=1)
 
     def value() -> Array:
         key = jax.random.key(0)

@@ -6,6 +6,7 @@ import logging
 import os
 import platform
 from collections.abc import Iterator
+from pathlib import Path
 
 from etils import epath
 
@@ -28,7 +29,7 @@ def locked(workdir: str) -> Iterator[None]:
     if workdirs.is_bucket(path):
         yield
         return
-    with path.open("a+") as file:
+    with Path(path).open("a+") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

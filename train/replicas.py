@@ -4,11 +4,11 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from etils import epath
 
 from memjax import workdirs
@@ -66,9 +66,12 @@ class Replica:
 
     def log_metrics(self, state: RunState, step: int, epoch: int, bound: float | None) -> None:
         """Write a line of means since the last one, and the validation bound if there is one."""
-        means = {name: np.asarray(a) / int(state.counted) for name, a in state.totals.items()}
+        count = int(state.counted)  # none where all steps were skipped
+        means = {name: np.asarray(a) / count for name, a in state.totals.items() if count}
         used = usage(means.pop("posterior")) if "posterior" in means else {}
         values = {name: float(mean) for name, mean in means.items()} | used
+        if isinstance(state.train.opt_state, optax.ApplyIfFiniteState):
+            values["skipped_steps"] = int(state.train.opt_state.total_notfinite)
         if bound is not None:
             values["validation_bound"] = bound
         self.log.metrics(step, epoch, values)
@@ -78,9 +81,9 @@ class Replica:
         for name, grid in grids.items():
             self.log.images(step, name, grid)
 
-    def save(self, state: Any, step: int, bound: float | None) -> None:
+    def save(self, state: RunState, step: int, bound: float | None) -> None:
         """Save a checkpoint, and who has trained it."""
-        self.checkpoints.save(state, step, bound)
+        self.checkpoints.save(dataclasses.replace(state, nonfinite=None), step, bound)
         self._session.saved(step)
 
     def close(self) -> None:
@@ -105,7 +108,9 @@ def restored(replicas: Sequence[Replica], like: RunState) -> tuple[int, list[Run
     if not all(saved):
         found = None
     elif common := sorted(set.intersection(*map(set, saved)), reverse=True):
-        found = newest_whole(opened, like, common)
+        step, states = newest_whole(opened, dataclasses.replace(like, nonfinite=None), common)
+        nonfinite = jnp.zeros(like.nonfinite.shape, bool)
+        found = step, [dataclasses.replace(state, nonfinite=nonfinite) for state in states]
     else:
         folders = ", ".join(replica.workdir for replica in replicas)
         raise InputError(f"{folders}: have no checkpoint of the same step, expected one")
