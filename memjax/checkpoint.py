@@ -163,8 +163,10 @@ class Checkpoints:
             return
         aside = self._folder / SET_ASIDE
         aside.mkdir(exist_ok=True)
-        names = (str(step), *(f"{step}.{number}" for number in range(1, 10**6)))
-        place = next(aside / name for name in names if not (aside / name).exists())
+        place, number = aside / str(step), 0
+        while place.exists():
+            number += 1
+            place = aside / f"{step}.{number}"
         (self._folder / str(step)).rename(place)
         logger.warning("%s: set aside as %s", self._folder / str(step), place)
 
