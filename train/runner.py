@@ -1,11 +1,11 @@
 """One run, from an experiment and a folder to a trained state."""
 
 import dataclasses
-from pathlib import Path
 
 from memjax import backend, configs, data
 from memjax.config import Experiment
 from memjax.data import Dataset
+from memjax.data.files import user_path
 from memjax.errors import InputError
 from memjax.training import TrainState
 
@@ -52,7 +52,7 @@ def run(
         experiment = configs.get(experiment)
     if experiment.dataset.endswith(".npz"):
         # So that evaluation finds it from any folder.
-        own = Path(experiment.dataset).expanduser().resolve()
+        own = user_path(experiment.dataset).resolve()
         experiment = dataclasses.replace(experiment, dataset=str(own))
     check_fields(experiment)
     if stop_at_step is not None and not (isinstance(stop_at_step, int) and stop_at_step >= 1):
