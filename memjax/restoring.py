@@ -41,15 +41,19 @@ def restore(
         InputError: not a workdir, an unknown experiment, or no such checkpoint.
     """
     fields = workdirs.load_fields(workdir)
-    base = configs.get(fields["name"]) if experiment is None else experiment
-    found = config.with_fields(base, config.filled(config.defaults_of(base), fields))
+    try:
+        base = configs.get(fields["name"]) if experiment is None else experiment
+        found = config.with_fields(base, config.filled(config.defaults_of(base), fields))
+        config.check_kinds(found)
+        config.check_ranges(found)
+    except InputError as error:
+        raise InputError(f"{epath.Path(workdir) / workdirs.CONFIG}: {error}") from error
     if (count := found.train.num_seeds) > 1:
         last = found.seed + count - 1
         raise InputError(
             f"{workdir}: holds {count} runs, expected one of its folders, seed_{found.seed} to "
             f"seed_{last}"
         )
-    config.check_kinds(found)
     if found.model.image_shape is None:
         raise InputError(f"{workdir}: found no model.image_shape, expected that of the images")
     model = found.model.clone(precision=found.train.precision)

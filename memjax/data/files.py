@@ -52,8 +52,10 @@ def user_path(name: str) -> Path:
     try:
         path = Path(name).expanduser()
         path.exists()  # looks whether the name is too long
+        if "\0" in name:
+            raise ValueError("null character")
         return path
-    except (OSError, RuntimeError) as error:  # nobody has this `~name`
+    except (OSError, RuntimeError, ValueError) as error:  # the second: nobody has this `~name`
         raise InputError(f"{name[:200]!r}: {one_line(error)}, expected a path") from error
 
 
