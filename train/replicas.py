@@ -1,17 +1,20 @@
 """The seeds of a run: each has its own folder, with checkpoints and logs of its own."""
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from etils import epath
 
-from memjax.checkpoint import Checkpoints
+from memjax import workdirs
+from memjax.checkpoint import BrokenCheckpoint, Checkpoints, newest_whole
 from memjax.config import Experiment
+from memjax.errors import InputError
 from memjax.memory import usage
 
 from .devices import RunState
@@ -52,7 +55,9 @@ class Replica:
         """Open the checkpoints; the logs are opened once it is known where the run goes on."""
         self.experiment = experiment
         self.workdir = workdir
-        self.checkpoints = Checkpoints(workdir)
+        self.checkpoints = Checkpoints(
+            workdir, fields=workdirs.flat_fields(experiment), may_differ=workdirs.OF_NO_CHECKPOINT
+        )
 
     def open_logs(self, step: int, total_steps: int, shown: bool) -> None:
         """Open the logs of a run that starts or goes on at `step`."""
@@ -61,9 +66,12 @@ class Replica:
 
     def log_metrics(self, state: RunState, step: int, epoch: int, bound: float | None) -> None:
         """Write a line of means since the last one, and the validation bound if there is one."""
-        means = {name: np.asarray(a) / int(state.counted) for name, a in state.totals.items()}
+        count = int(state.counted)  # none where all steps were skipped
+        means = {name: np.asarray(a) / count for name, a in state.totals.items() if count}
         used = usage(means.pop("posterior")) if "posterior" in means else {}
         values = {name: float(mean) for name, mean in means.items()} | used
+        if isinstance(state.train.opt_state, optax.ApplyIfFiniteState):
+            values["skipped_steps"] = int(state.train.opt_state.total_notfinite)
         if bound is not None:
             values["validation_bound"] = bound
         self.log.metrics(step, epoch, values)
@@ -73,12 +81,52 @@ class Replica:
         for name, grid in grids.items():
             self.log.images(step, name, grid)
 
-    def save(self, state: Any, step: int, bound: float | None) -> None:
+    def save(self, state: RunState, step: int, bound: float | None) -> None:
         """Save a checkpoint, and who has trained it."""
-        self.checkpoints.save(state, step, bound)
+        self.checkpoints.save(dataclasses.replace(state, nonfinite=None), step, bound)
         self._session.saved(step)
 
     def close(self) -> None:
         """Wait for the checkpoints and flush the logs."""
-        self.checkpoints.close()
-        self.log.close()
+        with contextlib.ExitStack() as both:
+            both.callback(self.log.close)
+            both.callback(self.checkpoints.close)
+
+
+def restored(replicas: Sequence[Replica], like: RunState) -> tuple[int, list[RunState]] | None:
+    """The newest step that is whole in all replicas, and its states; None where none is saved.
+
+    Steps that are newer, and those that are broken, are set aside: they would be in the way of
+    saving them again.
+
+    Raises:
+        InputError: steps are saved, and none is whole.
+    """
+    opened = [replica.checkpoints for replica in replicas]
+    saved = [one.steps() for one in opened]
+    # A kill may come between the first saves of two replicas, and between any later ones.
+    if not all(saved):
+        found = None
+    elif common := sorted(set.intersection(*map(set, saved)), reverse=True):
+        step, states = newest_whole(opened, dataclasses.replace(like, nonfinite=None), common)
+        nonfinite = jnp.zeros(like.nonfinite.shape, bool)
+        found = step, [dataclasses.replace(state, nonfinite=nonfinite) for state in states]
+    else:
+        folders = ", ".join(replica.workdir for replica in replicas)
+        raise InputError(f"{folders}: have no checkpoint of the same step, expected one")
+    for one in opened:
+        _tidy(one, 0 if found is None else found[0])
+    return found
+
+
+def _tidy(checkpoints: Checkpoints, step: int) -> None:
+    """Set aside what is newer than a step, and what is broken."""
+    for other in checkpoints.steps():
+        try:
+            checkpoints.check(other)
+            newer = other > step
+        except BrokenCheckpoint as error:
+            logger.warning("%s", error)
+            newer = True
+        if newer:
+            checkpoints.set_aside(other)

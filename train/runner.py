@@ -1,12 +1,14 @@
 """One run, from an experiment and a folder to a trained state."""
 
+import contextlib
 import dataclasses
+from collections.abc import Iterator
 
 from memjax import backend, configs, data
 from memjax.config import Experiment
 from memjax.data import Dataset
 from memjax.data.files import user_path
-from memjax.errors import InputError
+from memjax.errors import InputError, WriteError
 from memjax.training import TrainState
 
 from .checks import (
@@ -14,8 +16,9 @@ from .checks import (
     check_fields,
     check_idle,
     check_model,
+    check_same,
     check_workdir,
-    prepare_workdir,
+    prepared,
 )
 from .loop import Loop
 from .replicas import folders
@@ -44,8 +47,10 @@ def run(
         The trained state; with `train.num_seeds` above 1 its arrays have another axis in front.
 
     Raises:
-        InputError: bad data, a field out of range, or a workdir that holds another run.
-        NonFiniteError: the objective became infinite or not a number.
+        InputError: bad data, a field out of range, or a workdir that holds another run, that
+            another process is in, or none of whose checkpoints is whole.
+        WriteError: the disk is full; the last complete checkpoint is as it was.
+        NonFiniteError: objective, gradient or parameters are infinite or not a number.
         Stopped: SIGTERM or SIGINT arrived; the state is saved.
     """
     if isinstance(experiment, str):
@@ -70,16 +75,33 @@ def run(
     check_data(experiment, dataset)
     experiment = fit_to_data(experiment, dataset)
     check_model(experiment, dataset)
-    prepare_workdir(experiment, dataset, workdir)
-    if experiment.train.num_seeds > 1:
-        for folder, alone in folders(experiment, workdir).items():
-            prepare_workdir(alone, dataset, folder)
-    loop = Loop(experiment, dataset, workdir)
-    try:
+    every = {workdir: experiment} | folders(experiment, workdir)
+    for folder, one in every.items():
+        check_same(one, dataset, folder)
+    with contextlib.ExitStack() as stack:
+        for folder, one in every.items():
+            stack.enter_context(prepared(one, dataset, folder))
         with collected() as signals:
-            return loop.train(signals, stop_at_step)
-    finally:
+            loop = Loop(experiment, dataset, workdir)
+            with _closed_after(loop):
+                return loop.train(signals, stop_at_step)
+
+
+@contextlib.contextmanager
+def _closed_after(loop: Loop) -> Iterator[None]:
+    """Wait for the checkpoints and flush the logs, unless it has to end at once."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except WriteError:
+        with contextlib.suppress(WriteError):
+            loop.close()
+        raise
+    except BaseException:
         loop.close()
+        raise
+    loop.close()
 
 
 def fit_to_data(experiment: Experiment, dataset: Dataset) -> Experiment:
