@@ -4,7 +4,7 @@ import dataclasses
 
 from etils import epath
 
-from memjax import configs, plots
+from memjax import configs, plots, workdirs
 from memjax.config import Experiment
 from memjax.configs import mem_vae
 from memjax.errors import InputError
@@ -98,7 +98,7 @@ def insert(path: epath.Path, text: str) -> None:
         InputError: no such page, or one without the marks.
     """
     try:
-        page = path.read_text(encoding="utf-8") if path.exists() else ""
+        page = workdirs.read(path) if path.exists() else ""
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({error}), expected a page of text") from error
     before, begin, rest = page.partition(BEGIN)

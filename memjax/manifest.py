@@ -98,7 +98,21 @@ def _load(path: epath.Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: found format version {version}, this memjax reads {FORMAT_VERSION}"
         )
+    if not _is_complete(body):
+        raise BrokenCheckpoint(f"{path}: expected fields, and bytes and SHA-256 of each file")
     return body
+
+
+def _is_complete(body: dict[str, Any]) -> bool:
+    fields, files = body.get("fields"), body.get("files")
+    if not isinstance(fields, dict) or not isinstance(files, dict) or "orbax" not in body:
+        return False
+    return all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("bytes"), int)
+        and isinstance(entry.get("sha256"), str)
+        for entry in files.values()
+    )
 
 
 def _sum_of(body: dict[str, Any]) -> str:
@@ -109,6 +123,9 @@ def _files(folder: epath.Path, below: str = "") -> Iterator[tuple[str, epath.Pat
     """Every file of a checkpoint, by its path within the folder."""
     for path in folder.iterdir():
         name = f"{below}{path.name}"
+        local = Path(path)
+        if local.exists() and not local.is_file() and not local.is_dir():
+            continue  # a pipe or a device, which may never end
         if path.is_file() and name not in _APART:
             yield name, path
         elif path.is_dir() and not Path(path).is_symlink():  # a link could lead round in circles

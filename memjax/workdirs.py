@@ -5,6 +5,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from etils import epath
@@ -127,7 +128,8 @@ def read(path: epath.Path) -> str:
         ValueError: no file but a folder or a pipe, one that is too long, or not UTF-8.
         OSError: it cannot be read.
     """
-    if not path.is_file():
+    local = Path(path)
+    if local.exists() and not local.is_file():  # etils takes pipes for files, and they never end
         raise ValueError("no file")
     if path.stat().length > _LONGEST:
         raise ValueError(f"more than {_LONGEST} bytes")

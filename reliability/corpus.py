@@ -1,12 +1,15 @@
 """Every broken input that is tried: what is put where, and who has to refuse it."""
 
 import dataclasses
+import functools
 import gzip
 import io
 import json
 import os
+import pickle
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -21,13 +24,14 @@ from eval.imputation import read_mask
 from eval.records import Record
 from eval.tables import BEGIN, END, insert
 from memjax import config, configs, data, restore, workdirs
+from memjax.checkpoint import FOLDER, Checkpoints, newest_whole
 from memjax.data.loading import RECIPES
 from memjax.data.recipe import check
 from memjax.errors import InputError
 from train.__main__ import main as train_main
 
 from . import broken
-from .broken import Writer
+from .broken import Trap, Writer
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 500.0  # of a command in a process of its own
@@ -70,6 +74,7 @@ def corpus() -> list[Case]:
         *_results(),
         *_tables(),
         *_readmes(),
+        *_checkpoints(),
         *_overrides(),
         *_commands(),
     ]
@@ -877,6 +882,81 @@ def _readmes() -> Iterator[Case]:
         insert(epath.Path(folder / "page.md"), "tables")
 
     yield from _files("page of tables", "page.md", found(), read)
+
+
+# ------------------------------------------------------------------------ checkpoints
+
+_STEP = 5
+_STATE = {"params": {"weights": np.arange(1000, dtype=np.float32)}}
+_FIELDS = {"name": "mem_vae_digits", "seed": 0}
+# Files of a checkpoint, by what is common to their names.
+_PARTS = {
+    "the manifest": "manifest.json",
+    "what Orbax says of the step": "_CHECKPOINT_METADATA",
+    "metrics": "metrics/metrics",
+    "what Orbax says of the arrays": "default/_METADATA",
+    "the index": "default/manifest.ocdbt",
+    "an index of a process": "default/*/manifest.ocdbt",
+    "the values": "default/*/d/*",
+}
+
+
+@functools.cache
+def _saved() -> dict[str, bytes]:
+    """A checkpoint, the only one of its run: path -> contents."""
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = Checkpoints(folder, fields=_FIELDS)
+        checkpoints.save(_STATE, _STEP, -1.0)
+        checkpoints.close()
+        return {
+            str(path.relative_to(folder)): path.read_bytes()
+            for path in Path(folder).rglob("*")
+            if path.is_file()
+        }
+
+
+def _checkpoints() -> Iterator[Case]:
+    """Checkpoints of a run that has no other, which might be taken instead."""
+    for title, pattern in _PARTS.items():
+        for name, change in _changes().items():
+
+            def write(folder: Path, pattern: str = pattern, change: Any = change) -> None:
+                for place, contents in _saved().items():
+                    broken.put(folder / place, contents)
+                step = folder / FOLDER / str(_STEP)
+                path = max(step.glob(pattern), key=lambda path: path.stat().st_size)
+                contents = path.read_bytes()
+                path.unlink()
+                change(path, contents)
+
+            yield Case("checkpoint", f"{title}: {name}", write, _restore_state, FOLDER)
+
+
+def _changes() -> dict[str, Callable[[Path, bytes], object]]:
+    def flip(path: Path, contents: bytes) -> None:
+        middle = len(contents) // 2
+        changed = bytes([contents[middle] ^ 1])
+        path.write_bytes(contents[:middle] + changed + contents[middle + 1 :])
+
+    return {
+        "missing": lambda path, contents: None,
+        "empty": lambda path, contents: path.touch(),
+        "half": lambda path, contents: path.write_bytes(contents[: len(contents) // 2]),
+        "a bit changed": flip,
+        "more": lambda path, contents: path.write_bytes(contents + b"more"),
+        "a folder": lambda path, contents: path.mkdir(),
+        "a pipe": lambda path, contents: os.mkfifo(path),
+        "a device without end": lambda path, contents: path.symlink_to("/dev/zero"),
+        "a pickle": lambda path, contents: path.write_bytes(pickle.dumps(Trap(path.parent))),
+    }
+
+
+def _restore_state(folder: Path) -> object:
+    checkpoints = Checkpoints(str(folder), create=False, fields=_FIELDS)
+    try:
+        return newest_whole([checkpoints], _STATE, reversed(checkpoints.steps()))
+    finally:
+        checkpoints.close()
 
 
 # --------------------------------------------------------------------- command lines

@@ -92,13 +92,12 @@ def try_all(
     )
 
 
-def _in_process(folder: Path, places: Sequence[int]) -> list[tuple[int, dict[str, Any]]]:
+def _in_process(folder: Path, places: Sequence[int]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Outcomes of the first of these places, as far as one process gets."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "reliability.hostile", str(folder)]
     environment = {**os.environ, "MEMJAX_CACHE_DIR": str(folder / "cache"), "JAX_PLATFORMS": "cpu"}
     environment.pop("MEMJAX_DATA_DIR", None)
-    found: list[tuple[int, dict[str, Any]]] = []
     with subprocess.Popen(
         [*command, *map(str, places)],
         cwd=ROOT,
@@ -112,10 +111,9 @@ def _in_process(folder: Path, places: Sequence[int]) -> list[tuple[int, dict[str
             if not line:
                 process.kill()
                 said = f"no answer (exit code {process.wait()})"
-                found.append((place, {"refused": 0, "harmed": 0, "bytes": 0, "said": said}))
-                break
-            found.append((place, json.loads(line)))
-    return found
+                yield place, {"refused": 0, "harmed": 0, "bytes": 0, "said": said}
+                return
+            yield place, json.loads(line)
 
 
 def _line(stream: IO[bytes], seconds: float) -> bytes:

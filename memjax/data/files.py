@@ -62,7 +62,8 @@ def user_path(name: str) -> Path:
 def read_bytes(path: Path) -> bytes:
     """Returns the whole file. Raises InputError where it is missing or cannot be read."""
     try:
-        if path.exists() and not path.is_file():  # a pipe or a device may never end
+        # A pipe or a device may never end; etils takes them for files.
+        if Path(path).exists() and not Path(path).is_file():
             raise InputError(f"{path}: cannot be read, expected a file")
         return path.read_bytes()
     except FileNotFoundError:
