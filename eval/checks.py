@@ -91,5 +91,5 @@ def _check_numbers(record: "Record") -> None:
         raise InputError("value, x, values: found none, expected a number or a curve")
     if x is not None and values is not None and not len(x) == len(values) > 0:
         raise InputError(f"values: found {len(values)} at {len(x)} places, expected as many")
-    if record.task == "benchmark" and min((record.value or 1, *(values or ()))) <= 0:
+    if record.task == "benchmark" and min(values or (1,)) <= 0:
         raise InputError("values: found 0 or less, expected seconds or GiB")

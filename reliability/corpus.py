@@ -855,7 +855,7 @@ def _bad_records() -> Iterator[tuple[str, Any]]:
     for (task, metric), several in of_tasks.items():
         for i, protocol in enumerate(several):
             yield f"{task}, {metric} {i}", _record(task=task, metric=metric, protocol=protocol)
-    yield "benchmark of no seconds", _record(task="benchmark", value=0.0)
+    yield "benchmark of no seconds", _record(task="benchmark", x=[1.0], values=[0.0])
 
 
 def _tables() -> Iterator[Case]:
