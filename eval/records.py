@@ -94,7 +94,7 @@ def load(path: epath.Path) -> list[Record]:
     Raises:
         InputError: not a list of records.
     """
-    if not path.exists():
+    if not workdirs.is_there(path):
         return []
     try:
         entries = workdirs.parse(workdirs.read(path))

@@ -279,6 +279,10 @@ def check_ranges(experiment: Experiment) -> None:
     for name, seed in (("seed", experiment.seed), ("data.split_seed", experiment.data.split_seed)):
         if seed not in range(2**32):
             raise InputError(f"{name}: found {seed}, expected 0 to {2**32 - 1}")
+    for name, value in flatten(fields_of(experiment.model), "model.").items():
+        for size in value if isinstance(value, tuple) else (value,):
+            if isinstance(size, int) and abs(size) >= 2**31:
+                raise InputError(f"{name}: found {size}, expected less than {2**31}")
     if (last := experiment.seed + train.num_seeds - 1) >= 2**32:
         raise InputError(
             f"train.num_seeds: found {train.num_seeds}, the last of which is seed {last}, expected "

@@ -60,8 +60,8 @@ def restore(
     model = found.model.clone(precision=found.train.precision)
     try:
         like = {"train": _abstract_variables(model)}
-    except (InputError, OverflowError, TypeError) as error:  # jax, for sizes beyond all measure
-        raise InputError(f"{path}: no model can be built of it ({error})") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     if not (epath.Path(workdir) / FOLDER).exists():
         raise InputError(f"{workdir}: has no checkpoint yet, expected a run that has saved one")
     checkpoints = Checkpoints(

@@ -121,6 +121,11 @@ def _load(workdir: str) -> dict[str, Any]:
     return document
 
 
+def is_there(path: epath.Path) -> bool:
+    """Whether there is something, be it a link that leads nowhere: no such thing is a new file."""
+    return path.exists() or Path(path).is_symlink()
+
+
 def read(path: epath.Path) -> str:
     """The text of a file of a workdir, or of one made from them.
 
@@ -166,7 +171,7 @@ def load_metrics(workdir: epath.Path) -> list[tuple[str, dict[str, Any]]]:
         InputError: another line that is not one of numbers with a step and an epoch.
     """
     path = workdir / METRICS
-    if not path.exists():
+    if not is_there(path):
         return []
     try:
         lines = read(path).split("\n")[:-1]
@@ -196,7 +201,7 @@ def load_sessions(workdir: epath.Path) -> list[dict[str, Any]]:
         InputError: anything else than a list of sessions.
     """
     path = workdir / SESSIONS
-    if not path.exists():
+    if not is_there(path):
         return []
     try:
         found = parse(read(path))

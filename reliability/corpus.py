@@ -231,23 +231,32 @@ def _data_folder() -> Iterator[Case]:
         yield from _files("npz of a data set", path, writers, read)
 
 
-def _originals(name: str, files: dict[str, bytes], key: str, filename: str) -> Any:
-    """Reads the files of a data set as they were published, one of them broken."""
+def _originals(
+    kind: str,
+    name: str,
+    files: dict[str, bytes],
+    key: str,
+    filename: str,
+    found: Iterator[tuple[str, Writer]],
+) -> Iterator[Case]:
+    """The files of a data set as they were published, one of them broken."""
     recipe = dataclasses.replace(RECIPES[name], counts=None, label_counts=None)
+    others = {other: contents for other, contents in files.items() if other != key}
 
     def read(folder: Path) -> object:
-        paths = {key: folder / filename}
-        for other, contents in files.items():
-            if other != key:
-                # Whole ones beside the folder that is watched.
-                paths[other] = folder.parent / "whole" / f"{name}-{other}"
-                if not paths[other].exists():
-                    broken.put(paths[other], contents)
-        parts = recipe.read_originals(paths)
+        whole = {other: folder / "whole" / other for other in others}
+        parts = recipe.read_originals({**{key: folder / filename}, **whole})
         check(recipe, parts, filename)
         return parts
 
-    return read
+    for title, write_broken in found:
+
+        def write(folder: Path, write_broken: Writer = write_broken) -> None:
+            for other, contents in others.items():
+                broken.put(folder / "whole" / other, contents)
+            write_broken(folder / filename)
+
+        yield Case(kind, title, write, read, filename)
 
 
 def _idx() -> Iterator[Case]:
@@ -288,7 +297,7 @@ def _idx() -> Iterator[Case]:
         yield "a bomb", lambda at: broken.put(at, broken.gzip_bomb(gzip.decompress(whole)))
         yield from ((name, broken.holding(of)) for name, of in contents.items())
 
-    yield from _files("idx.gz", path, found(), _originals("mnist", files, "train_images", path))
+    yield from _originals("idx.gz", "mnist", files, "train_images", path, found())
     path = "train-labels-idx1-ubyte.gz"
     of_labels = {
         "labels above 9": broken.idx(labels + 2),
@@ -297,7 +306,7 @@ def _idx() -> Iterator[Case]:
         "labels of two axes": broken.idx(labels[None]),
     }
     writers = ((name, broken.holding(of)) for name, of in of_labels.items())
-    yield from _files("idx.gz", path, writers, _originals("mnist", files, "train_labels", path))
+    yield from _originals("idx.gz", "mnist", files, "train_labels", path, writers)
 
 
 def _amat() -> Iterator[Case]:
@@ -326,7 +335,7 @@ def _amat() -> Iterator[Case]:
         yield from broken.flipped(whole, 15, 0, len(whole), bits=7)
         yield from ((name, broken.holding(of)) for name, of in contents.items())
 
-    yield from _files("amat", path, found(), _originals("binarized_mnist", files, "train", path))
+    yield from _originals("amat", "binarized_mnist", files, "train", path, found())
 
 
 def _letters() -> Iterator[Case]:
@@ -365,8 +374,7 @@ def _letters() -> Iterator[Case]:
         yield from ((name, broken.holding(of)) for name, of in contents.items())
 
     path = "letter.data.gz"
-    read = _originals("ocr_letters", {}, "letters", path)
-    yield from _files("letter.data.gz", path, found(), read)
+    yield from _originals("letter.data.gz", "ocr_letters", {}, "letters", path, found())
 
 
 def _mat() -> Iterator[Case]:
@@ -416,7 +424,7 @@ def _mat() -> Iterator[Case]:
         yield "a bomb", lambda at: broken.put(at, broken.mat_bomb(whole))
         yield from ((name, broken.holding(of)) for name, of in contents.items())
 
-    yield from _files("mat", path, found(), _originals("frey_faces", {}, "faces", path))
+    yield from _originals("mat", "frey_faces", {}, "faces", path, found())
     yield from _chardata()
 
 
@@ -460,8 +468,7 @@ def _chardata() -> Iterator[Case]:
         (f"chardata: {name}", broken.holding(broken.mat({**images, **labels, **of})))
         for name, of in variables.items()
     )
-    read = _originals("omniglot_burda28", {}, "chardata", path)
-    yield from _files("mat", path, writers, read)
+    yield from _originals("mat", "omniglot_burda28", {}, "chardata", path, writers)
 
 
 def _zip_of_pngs() -> Iterator[Case]:
