@@ -87,6 +87,8 @@ def gunzip(path: Path) -> bytes:
     packed = read_bytes(path)
     most = most_unpacked(len(packed))
     try:
+        if not packed:  # which gzip takes for no parts
+            raise EOFError("empty")
         with gzip.GzipFile(fileobj=io.BytesIO(packed)) as file:
             data = file.read(most + 1)
     except (OSError, EOFError, zlib.error) as error:
