@@ -68,7 +68,7 @@ def _read_grey(files: Mapping[str, Path]) -> Parts:
         if len(labels) != len(images) or labels.max(initial=0) > 9:
             raise InputError(
                 f"{files[f'{name}_labels']}: {len(labels)} labels of 0..{labels.max(initial=0)}, "
-                f"expected {len(images)} of 0..9"
+                f"expected {len(images)} of 0..9 as in {files[f'{name}_images'].name}"
             )
         return Split(images, labels)
 
