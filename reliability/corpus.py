@@ -419,7 +419,8 @@ def _mat() -> Iterator[Case]:
     def found() -> Iterator[tuple[str, Writer]]:
         yield from broken.no_files()
         yield from broken.truncated(whole, 10)
-        yield from broken.truncated(packed, 10)
+        for name, write in broken.truncated(packed, 10):
+            yield f"compressed, {name}", write
         yield from broken.flipped(packed, 15, 136, len(packed))
         yield "a bomb", lambda at: broken.put(at, broken.mat_bomb(whole))
         yield from ((name, broken.holding(of)) for name, of in contents.items())
