@@ -29,6 +29,7 @@ RUNTIME = [
     "tyro>=0.9",
 ]
 TEST = [
+    "hypothesis>=6",
     "ipykernel",
     "mypy>=1.15",
     "nbclient>=0.10",

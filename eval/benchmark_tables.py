@@ -124,6 +124,8 @@ def _over_seeds(found: list[Record]) -> str:
     rows = []
     for one in newest.values():
         seconds = _points(one)
+        if 1.0 not in seconds:
+            continue
         rows += [
             (
                 f"`{one.experiment}`",

@@ -1,12 +1,11 @@
 """Several runs side by side: a table and a picture."""
 
-import io
-
 import numpy as np
 import tyro
 from etils import epath
 
 from memjax import plots
+from memjax.data.files import Npz, describe
 from memjax.errors import InputError
 from memjax.workdirs import RESULTS
 
@@ -109,10 +108,18 @@ def _difference(run: Run, first: Run) -> str:
     alike = alike and here.num_images == there.num_images
     if not alike or not all(path.exists() for path in paths):
         return "-"
-    values = [np.load(io.BytesIO(path.read_bytes()))["log_likelihood"] for path in paths]
-    difference = (values[0] - values[1]).astype(np.float64)
+    values = [values_of(path, here.num_images) for path in paths]
+    difference = values[0] - values[1]
     error = np.std(difference, ddof=1) / np.sqrt(len(difference)) if len(difference) > 1 else 0
     return f"{difference.mean():+.2f} ± {error:.2f}"
+
+
+def values_of(path: epath.Path, count: int | None) -> np.ndarray:
+    """log p(x) of each image, as `eval likelihood` wrote it."""
+    values = Npz(path).array("log_likelihood")
+    if values.dtype.kind != "f" or values.shape != (count,) or not np.isfinite(values).all():
+        raise InputError(f"{path}: found {describe(values)}, expected {count} log-likelihoods")
+    return values.astype(np.float64)
 
 
 def _likelihood(run: Run) -> Record:

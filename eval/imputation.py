@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from memjax import data, plots, training
 from memjax.configs import published
+from memjax.data.files import DAMAGE, read_bytes, read_npy
 from memjax.errors import InputError
 from memjax.evaluation.imputation import impute, missing_at_random
 from memjax.types import Array, Batch, Variables
@@ -139,9 +140,10 @@ def read_mask(mask: str, image_shape: tuple[int, int, int]) -> tuple[str, np.nda
 
 def _mask_of_file(path: str, image_shape: tuple[int, int, int]) -> np.ndarray:
     try:
-        with epath.Path(path).open("rb") as file:
-            found = np.lib.format.read_array(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+        found = read_npy(read_bytes(epath.Path(path)))
+    except InputError:
+        raise
+    except DAMAGE as error:
         raise InputError(f"{path}: cannot be read as an .npy file ({error})") from error
     if found.shape not in (image_shape, image_shape[:2]):
         raise InputError(

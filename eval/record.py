@@ -1,8 +1,7 @@
 """Copy what runs have found into results/, seeds of one experiment as one record."""
 
-import contextlib
 import dataclasses
-import json
+import math
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,7 @@ import tyro
 from etils import epath
 
 from memjax.errors import InputError
-from memjax.workdirs import METRICS, RESULTS, load_fields
+from memjax.workdirs import RESULTS, load_fields, load_metrics
 
 from . import records
 from .records import Record
@@ -71,34 +70,20 @@ def training_curves(workdir: epath.Path, like: Record) -> list[Record]:
         workdir: of the run.
         like: a record of the run, for what does not depend on how far it was trained.
     """
-    lines = training_lines(workdir)
+    lines = [values for _, values in load_metrics(workdir)]
     curves = []
     for metric, split, name in (
         ("iwae_bound", "train", "iwae_bound"),
         ("iwae_bound", "valid", "validation_bound"),
         ("kl_address", "train", "kl_address"),
     ):
-        points = [line for line in lines if line.keys() >= {"step", "epoch", name}]
+        points = [line for line in lines if math.isfinite(line.get(name, math.nan))]
         if points:
             shown = np.linspace(0, len(points) - 1, min(len(points), CURVE_POINTS)).astype(int)
             kept = [points[i] for i in shown]
             values = [round(line[name], 4) for line in kept]
             curves.append(_curve(workdir, like, split, metric, kept, values))
     return curves
-
-
-def training_lines(workdir: epath.Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; none if there is no such file."""
-    path = workdir / METRICS
-    return _whole_lines(path.read_text(encoding="utf-8")) if path.exists() else []
-
-
-def _whole_lines(text: str) -> list[dict[str, Any]]:
-    found = []
-    for line in text.splitlines():
-        with contextlib.suppress(ValueError):  # cut in half when the process was killed
-            found.append(json.loads(line))
-    return [line for line in found if isinstance(line, dict)]
 
 
 def _curve(

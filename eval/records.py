@@ -5,10 +5,13 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 from etils import epath
 
 from memjax import provenance, workdirs
 from memjax.errors import InputError
+
+from .checks import check
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,13 +94,16 @@ def load(path: epath.Path) -> list[Record]:
     Raises:
         InputError: not a list of records.
     """
-    if not path.exists():
+    if not workdirs.is_there(path):
         return []
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        entries = workdirs.parse(workdirs.read(path))
         if not isinstance(entries, list):
             raise TypeError(f"found {type(entries).__name__}")
-        return [Record(**entry) for entry in entries]
+        found = [Record(**entry) for entry in entries]
+        for record in found:
+            check(record)
+        return found
     except (ValueError, TypeError, OSError) as error:
         raise InputError(f"{path}: expected a JSON list of memjax records ({error})") from error
 
@@ -109,7 +115,7 @@ def add(path: epath.Path, new: Iterable[Record]) -> None:
         InputError: the file cannot be written, or holds something else.
     """
     records: dict[str, Record] = {}
-    for record in (*load(path), *new):
+    for record in (*load(path), *map(_checked, new)):
         records.pop(record.identity, None)  # so that the newest comes last
         records[record.identity] = record
     text = json.dumps([_compact(record) for record in records.values()], indent=2) + "\n"
@@ -120,6 +126,14 @@ def add(path: epath.Path, new: Iterable[Record]) -> None:
         raise InputError(
             f"{path}: cannot be written ({error.strerror}), expected a writable folder"
         ) from error
+
+
+def _checked(record: Record) -> Record:
+    """A record that `load` will take again: numbers that are none would make it refuse the file."""
+    for name in ("value", "stderr", "values"):
+        if not np.isfinite(np.asarray(getattr(record, name) or 0.0, np.float64)).all():
+            raise InputError(f"{record.experiment}: {record.metric} is not finite, nothing written")
+    return record
 
 
 def _compact(record: Record) -> dict[str, Any]:

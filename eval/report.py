@@ -23,7 +23,6 @@ from .episodes import as_in_training
 from .likelihood import with_statistics
 from .memory import picture as picture_of_memory
 from .options import check_at_least, check_seeds
-from .record import training_lines
 from .records import Record
 from .run import Run, Step, open_run, trained
 from .samples import pictures
@@ -181,10 +180,8 @@ def _curves(runs: list[Run]) -> list[Picture]:
 def _points(run: Run, metric: str) -> tuple[list[float], list[float]]:
     lines = [
         line
-        for line in training_lines(run.workdir)
-        if line.get("step", run.step + 1) <= run.step
-        and line.keys() >= {"epoch", metric}
-        and math.isfinite(line[metric])
+        for _, line in workdirs.load_metrics(run.workdir)
+        if line["step"] <= run.step and math.isfinite(line.get(metric, math.nan))
     ]
     return [float(line["epoch"]) for line in lines], [float(line[metric]) for line in lines]
 

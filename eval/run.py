@@ -1,7 +1,6 @@
 """What every task needs of a run: the model, its data, its history."""
 
 import dataclasses
-import json
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
@@ -202,9 +201,6 @@ def said_of_images(size: int, count: int) -> dict[str, str]:
     return {} if count == size else {"images": "evenly spaced"}
 
 
-_OF_A_SESSION = {"commit", "dirty", "hardware", "seconds"}
-
-
 def joined(names: Iterable[str | None]) -> str | None:
     """Each name once, those that are joined already too; None if one is not known."""
     known = list(names)
@@ -215,14 +211,7 @@ def joined(names: Iterable[str | None]) -> str | None:
 
 def trained(workdir: epath.Path) -> dict[str, Any] | None:
     """Which code and hardware trained a run, every one that took part, and in how many seconds."""
-    path = workdir / workdirs.SESSIONS
-    if not path.exists():
-        return None
-    try:
-        sessions = json.loads(path.read_text(encoding="utf-8"))
-        sessions = [session for session in sessions if session.keys() >= _OF_A_SESSION]
-    except (ValueError, AttributeError, TypeError):  # half written, by a run that goes on
-        return None
+    sessions = workdirs.load_sessions(workdir)
     if not sessions:
         return None
     dirty = [session["dirty"] for session in sessions]

@@ -4,7 +4,7 @@ import dataclasses
 
 from etils import epath
 
-from memjax import configs, plots
+from memjax import configs, plots, workdirs
 from memjax.config import Experiment
 from memjax.configs import mem_vae
 from memjax.errors import InputError
@@ -97,7 +97,10 @@ def insert(path: epath.Path, text: str) -> None:
     Raises:
         InputError: no such page, or one without the marks.
     """
-    page = path.read_text(encoding="utf-8") if path.exists() else ""
+    try:
+        page = workdirs.read(path) if path.exists() else ""
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({error}), expected a page of text") from error
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:

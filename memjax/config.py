@@ -1,6 +1,7 @@
 """An experiment as a frozen tree of dataclasses."""
 
 import dataclasses
+import math
 import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -225,17 +226,96 @@ def check_kinds(node: Any, path: str = "") -> None:
     """
     hints = typing.get_type_hints(type(node))
     for name in fields_of(node):
-        value, hint = getattr(node, name), hints[name]
-        try:
-            typeguard.check_type(
-                value, hint, collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS
-            )
-        except typeguard.TypeCheckError as error:
-            raise InputError(
-                f"{path}{name}: found {value!r}, expected {_describe(hint)}"
-            ) from error
+        value = getattr(node, name)
+        _check_kind(f"{path}{name}", value, hints[name])
         if dataclasses.is_dataclass(value):
             check_kinds(value, f"{path}{name}.")
+
+
+def check_ranges(experiment: Experiment) -> None:
+    """Refuse values that no run can have; their kinds are checked before.
+
+    Raises:
+        InputError: names the field, what was found and what was expected.
+    """
+    train = experiment.train
+    at_least_one = {
+        "objective.num_samples": experiment.objective.num_samples,
+        "train.num_epochs": train.num_epochs,
+        "train.batch_size": train.batch_size,
+        "train.save_every": train.save_every,
+        "train.log_every": train.log_every,
+        "train.validation_samples": train.validation_samples,
+        "train.num_seeds": train.num_seeds,
+        "optimizer.constant_epochs": experiment.optimizer.constant_epochs,
+    }
+    positive = {
+        "train.call_seconds": train.call_seconds,
+        "optimizer.learning_rate": experiment.optimizer.learning_rate,
+        "optimizer.epsilon": experiment.optimizer.epsilon,
+        "optimizer.decay": experiment.optimizer.decay,
+        **{
+            f"optimizer.later_rates[{i}]": rate
+            for i, rate in enumerate(experiment.optimizer.later_rates)
+        },
+    }
+    not_negative = {
+        "optimizer.clip_global_norm": experiment.optimizer.clip_global_norm,
+        "optimizer.clip_element": experiment.optimizer.clip_element,
+        "optimizer.weight_decay": experiment.optimizer.weight_decay,
+    }
+    for name, value in at_least_one.items():
+        if value < 1:
+            raise InputError(f"{name}: found {value}, expected at least 1")
+    for name, number in positive.items():
+        if not 0 < number < math.inf:
+            raise InputError(f"{name}: found {number}, expected more than 0, and finite")
+    for name, number in not_negative.items():
+        if not 0 <= number < math.inf:
+            raise InputError(f"{name}: found {number}, expected at least 0, and finite")
+    for name, decay in (("b1", experiment.optimizer.b1), ("b2", experiment.optimizer.b2)):
+        if not 0 <= decay < 1:
+            raise InputError(f"optimizer.{name}: found {decay}, expected at least 0, less than 1")
+    for name, seed in (("seed", experiment.seed), ("data.split_seed", experiment.data.split_seed)):
+        if seed not in range(2**32):
+            raise InputError(f"{name}: found {seed}, expected 0 to {2**32 - 1}")
+    for name, value in flatten(fields_of(experiment.model), "model.").items():
+        for size in value if isinstance(value, tuple) else (value,):
+            if isinstance(size, int) and abs(size) >= 2**31:
+                raise InputError(f"{name}: found {size}, expected less than {2**31}")
+    if (last := experiment.seed + train.num_seeds - 1) >= 2**32:
+        raise InputError(
+            f"train.num_seeds: found {train.num_seeds}, the last of which is seed {last}, expected "
+            f"seeds up to {2**32 - 1}"
+        )
+
+
+def check_entry(entry: Any, hints: Mapping[str, Any]) -> None:
+    """Refuse a JSON value that is not an object with these members, and perhaps others.
+
+    Raises:
+        InputError: names the member, its value and what it may be.
+    """
+    if not isinstance(entry, dict):
+        raise InputError(f"found {_short(entry)}, expected an object")
+    for name, hint in hints.items():
+        if name not in entry:
+            raise InputError(f"found no {name}")
+        _check_kind(name, entry[name], hint)
+
+
+def _check_kind(name: str, value: Any, hint: Any) -> None:
+    try:
+        typeguard.check_type(
+            value, hint, collection_check_strategy=CollectionCheckStrategy.ALL_ITEMS
+        )
+    except typeguard.TypeCheckError as error:
+        raise InputError(f"{name}: found {_short(value)}, expected {_describe(hint)}") from error
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}..."
 
 
 def _describe(hint: Any) -> str:

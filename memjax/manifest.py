@@ -87,7 +87,7 @@ def check(folder: epath.Path, fields: Mapping[str, Any], may_differ: frozenset[s
 
 def _load(path: epath.Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_bytes())
+        document = json.loads(_read(path))
         body, version = document["manifest"], document["manifest"]["format_version"]
         whole = document["sha256"] == _sum_of(body)
     except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
@@ -98,7 +98,21 @@ def _load(path: epath.Path) -> dict[str, Any]:
         raise InputError(
             f"{path}: found format version {version}, this memjax reads {FORMAT_VERSION}"
         )
+    if not _is_complete(body):
+        raise BrokenCheckpoint(f"{path}: expected fields, and bytes and SHA-256 of each file")
     return body
+
+
+def _is_complete(body: dict[str, Any]) -> bool:
+    fields, files = body.get("fields"), body.get("files")
+    if not isinstance(fields, dict) or not isinstance(files, dict) or "orbax" not in body:
+        return False
+    return all(
+        isinstance(entry, dict)
+        and isinstance(entry.get("bytes"), int)
+        and isinstance(entry.get("sha256"), str)
+        for entry in files.values()
+    )
 
 
 def _sum_of(body: dict[str, Any]) -> str:
@@ -109,16 +123,28 @@ def _files(folder: epath.Path, below: str = "") -> Iterator[tuple[str, epath.Pat
     """Every file of a checkpoint, by its path within the folder."""
     for path in folder.iterdir():
         name = f"{below}{path.name}"
-        if path.is_file() and name not in _APART:
+        if path.is_file() and _may_end(path) and name not in _APART:
             yield name, path
         elif path.is_dir() and not Path(path).is_symlink():  # a link could lead round in circles
             yield from _files(path, f"{name}/")
 
 
+def _may_end(path: epath.Path) -> bool:
+    """Whether it is no pipe or device, which etils takes for a file."""
+    local = Path(path)
+    return local.is_file() or not local.exists()
+
+
+def _read(path: epath.Path) -> bytes:
+    if not _may_end(path):
+        raise OSError("no file")
+    return path.read_bytes()
+
+
 def _of_orbax(folder: epath.Path) -> dict[str, Any] | None:
     """What Orbax says of the step, without the time of its commit; None if it cannot be read."""
     try:
-        found = json.loads((folder / _DESCRIBED).read_bytes())
+        found = json.loads(_read(folder / _DESCRIBED))
         return {name: value for name, value in found.items() if name != _TIME}
     except (ValueError, AttributeError, OSError, RecursionError):
         return None

@@ -40,19 +40,28 @@ def restore(
     Raises:
         InputError: not a workdir, an unknown experiment, or no such checkpoint that is whole.
     """
+    path = epath.Path(workdir) / workdirs.CONFIG
     fields = workdirs.load_fields(workdir)
-    base = configs.get(fields["name"]) if experiment is None else experiment
-    found = config.with_fields(base, config.filled(config.defaults_of(base), fields))
+    try:
+        base = configs.get(fields["name"]) if experiment is None else experiment
+        found = config.with_fields(base, config.filled(config.defaults_of(base), fields))
+        config.check_kinds(found)
+        config.check_ranges(found)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     if (count := found.train.num_seeds) > 1:
         last = found.seed + count - 1
         raise InputError(
             f"{workdir}: holds {count} runs, expected one of its folders, seed_{found.seed} to "
             f"seed_{last}"
         )
-    config.check_kinds(found)
-    if found.model.image_shape is None:
-        raise InputError(f"{workdir}: found no model.image_shape, expected that of the images")
+    if (shape := found.model.image_shape) is None or not 1 <= min(shape) <= max(shape) < 2**16:
+        raise InputError(f"{path}: found model.image_shape {shape}, expected that of the images")
     model = found.model.clone(precision=found.train.precision)
+    try:
+        like = {"train": _abstract_variables(model)}
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     if not (epath.Path(workdir) / FOLDER).exists():
         raise InputError(f"{workdir}: has no checkpoint yet, expected a run that has saved one")
     checkpoints = Checkpoints(
@@ -61,7 +70,6 @@ def restore(
         fields=config.flatten(fields),
         may_differ=workdirs.OF_NO_CHECKPOINT,
     )
-    like = {"train": _abstract_variables(model)}
     try:
         chosen, state = _restored(checkpoints, like, step, workdir)
     finally:

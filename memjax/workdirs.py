@@ -3,7 +3,9 @@
 import contextlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from etils import epath
@@ -16,6 +18,17 @@ FORMAT_VERSION = 1
 # The files of a workdir, beside the checkpoints.
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 SESSIONS, RESULTS = "sessions.json", "results.json"
+_LONGEST = 2**28  # bytes of such a file
+# Of an experiment: it names files.
+_NAME = re.compile(r"\w[\w .+=-]{0,99}")
+_OF_A_SESSION = {
+    "first_step": int,
+    "last_step": int,
+    "seconds": float,
+    "commit": str | None,
+    "dirty": bool | None,
+    "hardware": str,
+}
 LOCK = "lock"
 # Fields that a checkpoint does not depend on: those of its continuation, and where images are.
 OF_NO_CHECKPOINT = config.MAY_CHANGE | {"dataset"}
@@ -93,10 +106,12 @@ def _load(workdir: str) -> dict[str, Any]:
     if not found:
         raise InputError(f"{path}: not found, expected the workdir of a training run")
     try:
-        document = json.loads(path.read_text())
-        version = document["format_version"]
-        if not isinstance(document["fields"]["name"], str):
+        document = parse(read(path))
+        version, digest = document["format_version"], document.get("data_sha256", "")
+        if type(version) is not int or not isinstance(digest, str):
             raise TypeError
+        if not _NAME.fullmatch(document["fields"]["name"]):
+            raise ValueError
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise InputError(f"{path}: expected a memjax configuration in JSON") from error
     if version != FORMAT_VERSION:
@@ -104,6 +119,99 @@ def _load(workdir: str) -> dict[str, Any]:
             f"{path}: found format version {version}, this memjax reads {FORMAT_VERSION}"
         )
     return document
+
+
+def is_there(path: epath.Path) -> bool:
+    """Whether there is something, be it a link that leads nowhere: no such thing is a new file."""
+    return path.exists() or Path(path).is_symlink()
+
+
+def read(path: epath.Path) -> str:
+    """The text of a file of a workdir, or of one made from them.
+
+    Raises:
+        ValueError: no file but a folder or a pipe, one that is too long, or not UTF-8.
+        OSError: it cannot be read.
+    """
+    local = Path(path)
+    if local.exists() and not local.is_file():  # etils takes pipes for files, and they never end
+        raise ValueError("no file")
+    if path.stat().length > _LONGEST:
+        raise ValueError(f"more than {_LONGEST} bytes")
+    return path.read_text(encoding="utf-8")
+
+
+def parse(text: str, allow_nan: bool = False) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: no JSON, brackets in brackets beyond all measure, numbers that are none or fit
+            nowhere, or text that UTF-8 does not know.
+    """
+    try:
+        value = json.loads(text, parse_int=_int)
+        json.dumps(value, allow_nan=allow_nan, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("too many brackets") from None
+    return value
+
+
+def _int(digits: str) -> int:
+    if len(digits) > 19:
+        raise ValueError(f"found {digits[:19]}..., expected a number of at most 18 digits")
+    return int(digits)
+
+
+def load_metrics(workdir: epath.Path) -> list[tuple[str, dict[str, Any]]]:
+    """The lines of metrics.jsonl and the numbers in them; none where there is no such file.
+
+    What a kill has cut short, the end of the file without the end of its line, is left out.
+
+    Raises:
+        InputError: another line that is not one of numbers with a step and an epoch.
+    """
+    path = workdir / METRICS
+    if not is_there(path):
+        return []
+    try:
+        lines = read(path).split("\n")[:-1]
+    except (ValueError, OSError) as error:
+        raise InputError(f"{path}: expected lines of JSON ({error})") from error
+    found = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            values = parse(line, allow_nan=True)
+            if not {type(values["step"]), type(values["epoch"])} <= {int}:
+                raise TypeError("step or epoch is no whole number")
+            if not {type(value) for value in values.values()} <= {int, float}:
+                raise TypeError("not all of it are numbers")
+        except (ValueError, TypeError, KeyError) as error:
+            raise InputError(
+                f"{path}: line {number}: expected an object of numbers with step and epoch "
+                f"({error})"
+            ) from error
+        found.append((line, values))
+    return found
+
+
+def load_sessions(workdir: epath.Path) -> list[dict[str, Any]]:
+    """The entries of sessions.json; none where there is no such file.
+
+    Raises:
+        InputError: anything else than a list of sessions.
+    """
+    path = workdir / SESSIONS
+    if not is_there(path):
+        return []
+    try:
+        found = parse(read(path))
+        if not isinstance(found, list):
+            raise TypeError(f"found {type(found).__name__}")
+        for entry in found:
+            config.check_entry(entry, _OF_A_SESSION)
+    except (ValueError, TypeError, OSError) as error:
+        raise InputError(f"{path}: expected a JSON list of sessions ({error})") from error
+    return found
 
 
 def check_same_data(dataset: str, data_digest: str, workdir: str) -> None:
@@ -118,7 +226,7 @@ def check_same_data(dataset: str, data_digest: str, workdir: str) -> None:
         InputError: the images differ.
     """
     expected = _load(workdir).get("data_sha256")
-    if isinstance(expected, str) and expected != data_digest:
+    if expected is not None and expected != data_digest:
         raise InputError(
             f"{dataset}: holds images with SHA-256 {data_digest[:12]}, expected those that the run "
             f"in {workdir} was trained on, {expected[:12]}"

@@ -19,6 +19,7 @@ def _set_up() -> None:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{_SCRATCH}/compiled"
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = f"{_SCRATCH}/hypothesis"
     os.environ["MEMJAX_CACHE_DIR"] = f"{_SCRATCH}/data"
     from memjax import backend  # imports jax
 

@@ -139,7 +139,7 @@ def test_mask_of_ones_own(tmp_path: Path, shape: tuple[int, ...], dtype: type) -
         ("rand-0", "--mask: found rand-0, expected a probability above 0 and up to 1"),
         ("rand-1.5", "expected a probability above 0"),
         ("left", "--mask: found left, expected rect-N, rand-P, half or the path of an .npy file"),
-        ("nowhere.npy", "nowhere.npy: cannot be read as an .npy file"),
+        ("nowhere.npy", "nowhere.npy: no such file"),
     ],
 )
 def test_masks_that_cannot_be(mask: str, said: str) -> None:

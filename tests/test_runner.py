@@ -237,10 +237,16 @@ def test_where_no_checkpoint_is_whole_nothing_is_begun(uninterrupted: Run, workd
     assert runs.contents(workdir / "checkpoints") == before
 
 
-@pytest.mark.parametrize("text", ["[{}]", '{"a": 1}', "5", "[5]"])
-def test_sessions_that_are_none_are_left_out(uninterrupted: Run, workdir: Path, text: str) -> None:
-    (workdir / "sessions.json").write_text(text)
-    runs.assert_same_bits(train.run(uninterrupted.experiment, str(workdir)), uninterrupted.state)
+@pytest.mark.parametrize("text", ["[{}]", '{"a": 1}', "5", "[5]", "[", "NaN", "[" * 100_000])
+@pytest.mark.parametrize("name", ["sessions.json", "metrics.jsonl"])
+def test_a_damaged_file_is_refused_and_kept(
+    uninterrupted: Run, workdir: Path, name: str, text: str
+) -> None:
+    (workdir / name).write_text(f"{text}\n")
+    before = runs.contents(workdir)
+    with pytest.raises(InputError, match=f"{name}: .*expected"):
+        train.run(uninterrupted.experiment, str(workdir))
+    assert runs.contents(workdir) == before
 
 
 def test_another_experiment_is_refused(uninterrupted: Run, workdir: Path) -> None:

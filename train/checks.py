@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import math
 from collections.abc import Iterator
 
 import jax
@@ -15,7 +14,7 @@ from memjax.data import Dataset, Epochs
 from memjax.errors import InputError, WriteError
 from memjax.types import Array, Batch
 
-from . import devices, sessions
+from . import devices
 from .lock import locked
 
 
@@ -26,52 +25,7 @@ def check_fields(experiment: Experiment) -> None:
         InputError: names the field, what was found and what was expected.
     """
     config.check_kinds(experiment)
-    train = experiment.train
-    at_least_one = {
-        "objective.num_samples": experiment.objective.num_samples,
-        "train.num_epochs": train.num_epochs,
-        "train.batch_size": train.batch_size,
-        "train.save_every": train.save_every,
-        "train.log_every": train.log_every,
-        "train.validation_samples": train.validation_samples,
-        "train.num_seeds": train.num_seeds,
-        "optimizer.constant_epochs": experiment.optimizer.constant_epochs,
-    }
-    positive = {
-        "train.call_seconds": train.call_seconds,
-        "optimizer.learning_rate": experiment.optimizer.learning_rate,
-        "optimizer.epsilon": experiment.optimizer.epsilon,
-        "optimizer.decay": experiment.optimizer.decay,
-        **{
-            f"optimizer.later_rates[{i}]": rate
-            for i, rate in enumerate(experiment.optimizer.later_rates)
-        },
-    }
-    not_negative = {
-        "optimizer.clip_global_norm": experiment.optimizer.clip_global_norm,
-        "optimizer.clip_element": experiment.optimizer.clip_element,
-        "optimizer.weight_decay": experiment.optimizer.weight_decay,
-    }
-    for name, value in at_least_one.items():
-        if value < 1:
-            raise InputError(f"{name}: found {value}, expected at least 1")
-    for name, number in positive.items():
-        if not 0 < number < math.inf:
-            raise InputError(f"{name}: found {number}, expected more than 0, and finite")
-    for name, number in not_negative.items():
-        if not 0 <= number < math.inf:
-            raise InputError(f"{name}: found {number}, expected at least 0, and finite")
-    for name, decay in (("b1", experiment.optimizer.b1), ("b2", experiment.optimizer.b2)):
-        if not 0 <= decay < 1:
-            raise InputError(f"optimizer.{name}: found {decay}, expected at least 0, less than 1")
-    for name, seed in (("seed", experiment.seed), ("data.split_seed", experiment.data.split_seed)):
-        if seed not in range(2**32):
-            raise InputError(f"{name}: found {seed}, expected 0 to {2**32 - 1}")
-    if (last := experiment.seed + train.num_seeds - 1) >= 2**32:
-        raise InputError(
-            f"train.num_seeds: found {train.num_seeds}, the last of which is seed {last}, expected "
-            f"seeds up to {2**32 - 1}"
-        )
+    config.check_ranges(experiment)
 
 
 def check_idle(experiment: Experiment, workdir: str) -> None:
@@ -266,7 +220,8 @@ def prepared(experiment: Experiment, dataset: Dataset, workdir: str) -> Iterator
 
 
 def _check_progress(experiment: Experiment, dataset: Dataset, path: epath.Path) -> None:
-    saved = sessions.load(path / workdirs.SESSIONS)
+    workdirs.load_metrics(path)  # what is damaged is refused before anything is written
+    saved = workdirs.load_sessions(path)
     last = checkpoint.latest_step(str(path))
     # A first checkpoint that a kill cut short leaves a folder of its own, and is begun anew.
     if saved and last is None and not checkpoint.is_cut_short(str(path)):

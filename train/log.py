@@ -31,7 +31,9 @@ class Log:
     def __init__(self, workdir: str, first_step: int, total_steps: int, shown: bool = True):
         """Open the logs of a run that goes on at `first_step`; if not shown, files alone."""
         self._path = epath.Path(workdir) / workdirs.METRICS
-        self._lines = _lines_up_to(self._path, first_step)
+        found = workdirs.load_metrics(epath.Path(workdir))
+        # An earlier part of the run is cut back to the step that it goes on from.
+        self._lines = [line for line, values in found if values["step"] <= first_step]
         self._write()
         self._board = Board(epath.Path(workdir) / "tensorboard", first_step)
         self._total = total_steps
@@ -133,17 +135,3 @@ class Board:
             if (now := time.monotonic()) - self._flushed > SECONDS_BETWEEN_LINES:
                 self._flushed = now
                 self._writer.flush()
-
-
-def _lines_up_to(path: epath.Path, step: int) -> list[str]:
-    """The lines of an earlier part of the run, cut back to the step it goes on from."""
-    if not path.exists():
-        return []
-    kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-        except (ValueError, KeyError, TypeError):
-            continue  # a line cut in half when the process was killed
-    return kept

@@ -3,11 +3,11 @@
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 
 from memjax import backend, configs, data
 from memjax.config import Experiment
 from memjax.data import Dataset
+from memjax.data.files import user_path
 from memjax.errors import InputError, WriteError
 from memjax.training import TrainState
 
@@ -57,7 +57,7 @@ def run(
         experiment = configs.get(experiment)
     if experiment.dataset.endswith(".npz"):
         # So that evaluation finds it from any folder.
-        own = Path(experiment.dataset).expanduser().resolve()
+        own = user_path(experiment.dataset).resolve()
         experiment = dataclasses.replace(experiment, dataset=str(own))
     check_fields(experiment)
     if stop_at_step is not None and not (isinstance(stop_at_step, int) and stop_at_step >= 1):

@@ -8,17 +8,6 @@ from etils import epath
 
 from memjax import provenance, workdirs
 
-NEEDED = {"first_step", "last_step", "seconds", "commit", "dirty", "hardware"}
-
-
-def load(path: epath.Path) -> list[dict[str, Any]]:
-    """The whole entries of an earlier part of the run, none where a kill left half a file."""
-    try:
-        found = json.loads(path.read_text()) if path.exists() else []
-        return [entry for entry in found if entry.keys() >= NEEDED]
-    except (ValueError, AttributeError, TypeError):
-        return []
-
 
 class Session:
     """One process's part of a run: an entry of `sessions.json`, renewed at every checkpoint."""
@@ -26,7 +15,7 @@ class Session:
     def __init__(self, workdir: str, first_step: int):
         """Begin at `first_step`; later entries belong to a part of the run that is lost."""
         self._path = epath.Path(workdir) / workdirs.SESSIONS
-        earlier = load(self._path)
+        earlier = workdirs.load_sessions(epath.Path(workdir))
         self._earlier = [entry for entry in earlier if entry["first_step"] < first_step]
         self._entry = {"first_step": first_step, **provenance.describe()}
         if len(self._earlier) < len(earlier):

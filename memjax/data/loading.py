@@ -20,6 +20,7 @@ from memjax.data.arrays import Dataset
 from memjax.data.cache import prepared
 from memjax.data.digits import DIGITS
 from memjax.data.drawings import STROKES
+from memjax.data.files import user_path
 from memjax.data.frey_faces import FREY_FACES
 from memjax.data.mnist import BINARIZED_MNIST, MNIST
 from memjax.data.ocr_letters import OCR_LETTERS
@@ -131,7 +132,7 @@ def data_folder(data_dir: str | None) -> Path | None:
     found = data_dir or os.environ.get("MEMJAX_DATA_DIR")
     if not found:
         return None
-    folder = Path(found).expanduser()
+    folder = user_path(found)
     if not folder.is_dir():
         origin = "--data-dir" if data_dir else "MEMJAX_DATA_DIR"
         raise InputError(f"{folder}: no such folder, expected the data folder ({origin})")
@@ -145,7 +146,7 @@ def _load_own(
     split_order: SplitOrder,
     split_seed: int,
 ) -> Dataset:
-    path, folder = Path(name).expanduser(), data_folder(data_dir)
+    path, folder = user_path(name), data_folder(data_dir)
     if folder is not None and not path.exists() and (folder / path.name).exists():
         path = folder / path.name
     images = read_own(path)

@@ -1,5 +1,6 @@
 """MNIST, grey and in the fixed binarisation of Larochelle and Murray (2011)."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -28,7 +29,7 @@ def read_idx(path: Path, dimensions: int) -> np.ndarray:
     if len(data) < header or int.from_bytes(data[:4], "big") != magic:
         raise InputError(f"{path}: magic number is {data[:4].hex()}, expected {magic:08x} (idx)")
     shape = tuple(int(size) for size in np.frombuffer(data, ">u4", dimensions, 4))
-    if len(data) - header != np.prod(shape, dtype=np.int64):
+    if len(data) - header != math.prod(shape):
         raise InputError(
             f"{path}: truncated, holds {len(data) - header} bytes, expected {list(shape)}"
         )
@@ -67,7 +68,7 @@ def _read_grey(files: Mapping[str, Path]) -> Parts:
         if len(labels) != len(images) or labels.max(initial=0) > 9:
             raise InputError(
                 f"{files[f'{name}_labels']}: {len(labels)} labels of 0..{labels.max(initial=0)}, "
-                f"expected {len(images)} of 0..9"
+                f"expected {len(images)} of 0..9 as in {files[f'{name}_images'].name}"
             )
         return Split(images, labels)
 

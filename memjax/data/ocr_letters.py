@@ -1,5 +1,6 @@
 """OCR letters: the handwritten words of Rob Kassel, as prepared by Ben Taskar."""
 
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from memjax.errors import InputError
 
 _HEIGHT, _WIDTH = 16, 8
 _FIELDS = 6  # id, letter, next id, word id, position, fold; the pixels follow
+_LONGEST = 1_000  # bytes of a line; they have about 290
 
 
 def read_letters(path: Path) -> Split:
@@ -21,12 +23,19 @@ def read_letters(path: Path) -> Split:
     Labels are 0..25 for a..z. Raises InputError naming the first line that is not a letter.
     """
     pixels, labels = [], []
-    for number, line in enumerate(gunzip(path).splitlines(), start=1):
-        fields = line.split()
+    # Line by line: lists of all of them, or of the fields of a very long one, would not fit.
+    for number, line in enumerate(io.BytesIO(gunzip(path)), start=1):
+        fields = line[:_LONGEST].split()
         bits = b"".join(fields[_FIELDS:])
         letter = fields[1] if len(fields) > 1 else b""
         right_length = len(fields) == _FIELDS + _HEIGHT * _WIDTH and len(bits) == _HEIGHT * _WIDTH
-        if not right_length or bits.strip(b"01") or not b"a" <= letter <= b"z" or len(letter) > 1:
+        if (
+            len(line) > _LONGEST
+            or not right_length
+            or bits.strip(b"01")
+            or not b"a" <= letter <= b"z"
+            or len(letter) > 1
+        ):
             raise InputError(
                 f"{path}: line {number}: expected {_FIELDS} fields with a letter a..z, then "
                 f"{_HEIGHT * _WIDTH} pixels of 0 or 1"

@@ -8,7 +8,7 @@ both splits and stands in for `omniglot_burda28`, with which its figures cannot 
 import dataclasses
 import io
 import re
-import zipfile
+import struct
 from collections.abc import Callable, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -16,11 +16,21 @@ import numpy as np
 
 from memjax.data.arrays import Split, join
 from memjax.data.download import Source
-from memjax.data.files import DAMAGE, Npz, describe, one_line, read_bytes
+from memjax.data.files import (
+    DAMAGE,
+    Npz,
+    describe,
+    most_unpacked,
+    one_line,
+    open_zip,
+    read_bytes,
+    read_member,
+)
 from memjax.data.recipe import Parts, Recipe
 from memjax.errors import InputError
 
 _SIDE = 105
+_LARGEST_PNG = 2**16  # bytes; they have about 250
 _ZIPS = "https://github.com/brendenlake/omniglot/raw/master/python/images_"
 # The last five of the 50, with 144 of the 1,623 classes.
 _TEST_ALPHABETS = ("Syriac_(Serto)", "Sylheti", "Tengwar", "Tibetan", "ULOG")
@@ -37,13 +47,18 @@ def read_zip(path: Path) -> tuple[Split, np.ndarray]:
     size.
     """
     try:
-        with zipfile.ZipFile(io.BytesIO(read_bytes(path))) as archive:
+        data = read_bytes(path)
+        with open_zip(data) as archive:
             members = sorted(
                 (int(match[1]), int(match[2]), name)
                 for name in archive.namelist()
                 if (match := _DRAWING.search(name)) and not name.startswith("__MACOSX")
             )
-            images = [_read_png(path, name, archive.read(name)) for _, _, name in members]
+            _check_members(members, most_unpacked(len(data)))
+            images = [
+                _read_png(path, name, read_member(archive, name, _LARGEST_PNG))
+                for _, _, name in members
+            ]
     except InputError:
         raise
     except DAMAGE as error:
@@ -57,16 +72,28 @@ def read_zip(path: Path) -> tuple[Split, np.ndarray]:
     return Split(np.stack(images)[..., np.newaxis], labels), alphabets
 
 
+def _check_members(members: list[tuple[int, int, str]], most: int) -> None:
+    """Raises ValueError for a drawing that is there twice, and for more of them than may be."""
+    if len(members) * _SIDE**2 > most:  # members may share their bytes
+        raise ValueError(f"{len(members)} drawings")
+    if len({(character, drawing) for character, drawing, _ in members}) < len(members):
+        raise ValueError("two drawings of one number")
+
+
 def _read_png(path: Path, name: str, data: bytes) -> np.ndarray:
     from PIL import Image
 
-    try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
-            if image.size == (_SIDE, _SIDE):  # known before a single pixel is unpacked
+    # Known before Pillow warns of its size, or a single pixel is unpacked.
+    width, height = struct.unpack(">II", data[16:24].ljust(8))
+    found = f"{width}x{height}"
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        found = "damaged (no PNG)"
+    elif (width, height) == (_SIDE, _SIDE):
+        try:
+            with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
                 return (np.asarray(image.convert("L")) < 128).astype(np.uint8)
-            found = f"{image.size[0]}x{image.size[1]}"
-    except DAMAGE as error:
-        found = f"damaged ({one_line(error)})"
+        except DAMAGE as error:
+            found = f"damaged ({one_line(error)})"
     raise InputError(f"{path}: {name} is {found}, expected a PNG of {_SIDE}x{_SIDE}")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from memjax.data.arrays import Split
 from memjax.data.download import Source
-from memjax.data.files import Npz, load_mat
+from memjax.data.files import Npz, describe, load_mat
 from memjax.data.recipe import Parts, Recipe
 from memjax.errors import InputError
 
@@ -42,6 +42,10 @@ def _characters(path: Path, alphabet: np.ndarray, character: np.ndarray) -> np.n
             f"{path}: labels are {list(alphabet.shape)} and {list(character.shape)}, "
             "expected [alphabets, N] and [1, N]"
         )
+    if not (np.isin(alphabet, (0, 1)).all() and (alphabet.sum(axis=0) == 1).all()):
+        raise InputError(f"{path}: alphabets are {describe(alphabet)}, expected columns of one 1")
+    if not np.isin(character, np.arange(1000)).all():
+        raise InputError(f"{path}: characters are {describe(character)}, expected 0..999")
     return alphabet.argmax(axis=0) * 1000 + character.reshape(-1).astype(np.int64)
 
 

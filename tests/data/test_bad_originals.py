@@ -19,10 +19,10 @@ GREY = np.zeros((5, 28, 28), np.uint8)
 LETTER = letter_line(1, 0, np.zeros((16, 8), np.uint8))
 CHARDATA = {
     "data": np.zeros((784, 2)),
-    "target": np.ones((3, 2)),
+    "target": np.eye(3)[:, :2],
     "targetchar": np.ones((1, 2)),
     "testdata": np.zeros((784, 2)),
-    "testtarget": np.ones((3, 2)),
+    "testtarget": np.eye(3)[:, :2],
     "testtargetchar": np.ones((1, 2)),
 }
 ORIGINALS = {
