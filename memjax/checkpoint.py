@@ -45,6 +45,9 @@ class Checkpoints:
             best_mode="max",
             preservation_policy=keep,
             create=create,
+            # The folder of a step is there when `save` returns: what is written of the run
+            # afterwards is never older than its checkpoints.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
         path = epath.Path(workdir)
         # Orbax takes absolute paths only; to resolve a bucket's address would spoil it.
@@ -123,5 +126,6 @@ def latest_step(workdir: str) -> int | None:
         checkpoints.close()
 
 
-def _validation_bound(metrics: dict[str, float]) -> float:
-    return metrics[METRIC]
+def _validation_bound(metrics: dict[str, float] | None) -> float:
+    # None of a step that was being deleted when the process was killed.
+    return UNMEASURED if metrics is None else metrics[METRIC]

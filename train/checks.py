@@ -220,11 +220,16 @@ def check_workdir(experiment: Experiment, workdir: str) -> None:
             )
     elif path.exists() and not path.is_dir():
         raise InputError(f"{workdir}: is a file, expected a folder")
-    elif path.exists() and any(path.iterdir()):
+    elif path.exists() and any(map(_is_of_another, path.iterdir())):
         raise InputError(
             f"{workdir}: holds files but no {workdirs.CONFIG}, "
             "expected a new folder, an empty one or the workdir of a run"
         )
+
+
+def _is_of_another(path: epath.Path) -> bool:
+    """Whether a file was not left by a kill, before the first config.json was whole."""
+    return not (path.name.startswith(f"{workdirs.CONFIG}.") and path.name.endswith(".tmp"))
 
 
 def prepare_workdir(experiment: Experiment, dataset: Dataset, workdir: str) -> None:

@@ -1,0 +1,1 @@
+"""What is promised of crashes, shown: `python -m reliability`, written to results/."""

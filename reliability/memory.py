@@ -1,0 +1,73 @@
+"""The memory of a process that trains for long: flat, after its beginning.
+
+The resident memory of `python -m train` is read whenever it writes a line of metrics.jsonl, through
+thousands of steps with their calls, lines, validations and checkpoints. A pool of memory grows and
+shrinks with the load, so medians are compared: of the last tenth of the readings, and of the tenth
+from the first quarter on.
+"""
+
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+from tqdm import tqdm
+
+from . import processes
+from .kills import Workdir
+from .parts import Figures, Options, Part
+
+STEPS = 20_000
+STEPS_PER_EPOCH = 25  # of mem_vae_digits
+MOST_GROWTH = 0.01
+# A line every 50 steps, a validation and a checkpoint every 500, many calls an epoch.
+ARGUMENTS = (
+    *("mem_vae_digits", "--model.hidden", "8", "8", "--model.latent", "2"),
+    *("--model.slots", "3", "2", "--train.call-seconds", "0.02"),
+    *("--train.log-every", "2", "--train.save-every", "20"),
+)
+
+
+def measure(options: Options, folder: Path, steps: int = STEPS) -> Figures:
+    """Train for so many steps and read the memory; the options do not matter."""
+    del options
+    workdir = Workdir(folder / "run")
+    epochs = steps // STEPS_PER_EPOCH
+    command = ["train", *ARGUMENTS, "--train.num-epochs", str(epochs)]
+    readings: list[int] = []
+    with (
+        processes.started([*command, "--workdir", str(workdir.path)]) as program,
+        tqdm(total=steps, unit="step") as bar,
+    ):
+        process = psutil.Process(program.pid)
+        while program.runs_until(lambda: workdir.logged() > bar.n):
+            bar.update(workdir.logged() - bar.n)
+            readings.append(process.memory_info().rss)
+        if code := program.finish():
+            raise RuntimeError(f"exit code {code}: {''.join(program.said[-5:])}")
+    return {
+        "steps": workdir.logged(),
+        "readings": len(readings),
+        "growth": round(growth(readings), 5),
+        "mebibytes": round(statistics.median(last_tenth(readings)) / 2**20, 1),
+    }
+
+
+def growth(readings: Sequence[int]) -> float:
+    """By how much the last tenth is above the tenth from the first quarter on, as a fraction."""
+    quarter, tenth = len(readings) // 4, max(1, len(readings) // 10)
+    before = statistics.median(readings[quarter : quarter + tenth])
+    return statistics.median(last_tenth(readings)) / before - 1
+
+
+def last_tenth(readings: Sequence[int]) -> Sequence[int]:
+    """Of the readings."""
+    return readings[-max(1, len(readings) // 10) :]
+
+
+def holds(figures: Figures) -> bool:
+    """Whether the memory is flat."""
+    return figures["growth"] < MOST_GROWTH
+
+
+PART = Part(measure, holds)
