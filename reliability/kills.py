@@ -248,7 +248,7 @@ def measure(options: Options, folder: Path, arguments: Sequence[str] = ARGUMENTS
         "steps_lost": run.steps_lost,
         "moments": dict(sorted(run.moments.items())),
         "same_metrics": whole.metrics() == broken.metrics(),
-        "same_state": _same_state(whole.path, broken.path),
+        "same_state": same_state(whole.path, broken.path),
     }
 
 
@@ -262,7 +262,7 @@ def _command(arguments: Sequence[str], workdir: Workdir) -> list[str]:
     return ["train", *arguments, "--workdir", str(workdir.path)]
 
 
-def _same_state(one: Path, other: Path) -> bool:
+def same_state(one: Path, other: Path) -> bool:
     """Whether parameters, batch statistics, optimiser, step and seed are the same bits."""
     # The call of a run that is finished returns its state.
     states = [train.run(memjax.restore(str(path)).experiment, str(path)) for path in (one, other)]
