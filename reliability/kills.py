@@ -38,6 +38,7 @@ ARGUMENTS = (
     *("mem_vae_digits", "--train.num-epochs", "250", "--train.save-every", "5"),
     *("--train.log-every", "1", "--model.hidden", "60", "60", "--model.latent", "10"),
 )
+LONGEST_LINE = 2**14  # bytes
 UNFINISHED = ".orbax-checkpoint-tmp"  # in the names of checkpoints that are being written
 # Before anything is saved, and after: a save before is the first one.
 EARLY: tuple[Kind, ...] = ("save", "start", "compilation")
@@ -82,9 +83,15 @@ class Workdir:
         return found
 
     def logged(self) -> int:
-        """The last step of metrics.jsonl."""
-        lines = self._metrics().splitlines()
-        return json.loads(lines[-1])["step"] if lines else 0
+        """The step of the last whole line of metrics.jsonl."""
+        path = self.path / workdirs.METRICS
+        if not path.exists():
+            return 0
+        with path.open("rb") as file:
+            # It is asked for every few milliseconds, of a file that grows.
+            file.seek(max(0, path.stat().st_size - LONGEST_LINE))
+            lines, _, _ = file.read().rpartition(b"\n")
+        return json.loads(lines.splitlines()[-1])["step"] if lines else 0
 
     def metrics(self) -> list[dict[str, Any]]:
         """Its lines, without what the clock decides.
@@ -92,15 +99,11 @@ class Workdir:
         Raises:
             ValueError: a line is half a line.
         """
-        text = self._metrics()
+        text = (self.path / workdirs.METRICS).read_text()
         if not text.endswith("\n"):
             raise ValueError(f"{self.path}: ends in half a line")
         lines = [json.loads(line) for line in text.splitlines()]
         return [{name: v for name, v in one.items() if name != "steps_per_second"} for one in lines]
-
-    def _metrics(self) -> str:
-        path = self.path / workdirs.METRICS
-        return path.read_text() if path.exists() else ""
 
     def _checkpoints(self) -> list[str]:
         folder = self.path / FOLDER
@@ -164,7 +167,6 @@ class Interrupted:
     def kill(self, kind: Kind, drawn: float) -> None:
         """Give the command, and kill it at a moment of a kind; `drawn` in [0, 1) says when."""
         steps, unfinished = self._workdir.steps(), self._workdir.unfinished()
-        logged = self._workdir.logged()
         with processes.started(self._command) as program:
             came = {
                 "start": lambda: True,
@@ -183,23 +185,27 @@ class Interrupted:
             if program.runs_until(came):
                 time.sleep(drawn * within)
             killed = program.kill()
-        self._look(program, steps, logged)
+        self._look(program, steps)
         if not killed:
             self.problems.append(f"ended before a kill during {kind}: {_end_of(program)}")
             return
         self._open += 1
+        if program.has_said("compiling"):  # by then its log is cut back to where it went on
+            newest = max(self._workdir.steps(), default=0)
+            self.steps_lost += max(0, self._workdir.logged() - newest)
         self.moments[self._found(program, unfinished)] += 1
 
-    def finish(self) -> None:
-        """Give the command once more, and let it come to its end."""
-        steps, logged = self._workdir.steps(), self._workdir.logged()
+    def finish(self) -> bool:
+        """Give the command once more, and let it come to its end; returns whether it did."""
+        steps = self._workdir.steps()
         with processes.started(self._command) as program:
             code = program.finish()
-        self._look(program, steps, logged)
+        self._look(program, steps)
         if code:
             self.problems.append(f"exit code {code} at the end: {_end_of(program)}")
+        return not code
 
-    def _look(self, program: Program, steps: list[int], logged: int) -> None:
+    def _look(self, program: Program, steps: list[int]) -> None:
         """From where a process went on, if it came so far, and from where it should have."""
         if not program.has_said("compiling"):
             return
@@ -209,7 +215,6 @@ class Interrupted:
             self.survived += self._open
         else:
             self.problems.append(f"did not go on from step {newest}: {_end_of(program)}")
-        self.steps_lost += max(0, logged - newest)
         self._open = 0
 
     def _found(self, program: Program, unfinished: set[tuple[str, int]]) -> str:
@@ -239,7 +244,7 @@ def measure(options: Options, folder: Path, arguments: Sequence[str] = ARGUMENTS
     run = Interrupted(_command(arguments, broken), broken, pace)
     for kind in tqdm(plan(options.kills, generator), unit="kill"):
         run.kill(kind, generator.random())
-    run.finish()
+    ended = run.finish()
     for problem in run.problems:
         logger.warning("kills: %s", problem)
     return {
@@ -247,8 +252,8 @@ def measure(options: Options, folder: Path, arguments: Sequence[str] = ARGUMENTS
         "kills_survived": run.survived,
         "steps_lost": run.steps_lost,
         "moments": dict(sorted(run.moments.items())),
-        "same_metrics": whole.metrics() == broken.metrics(),
-        "same_state": same_state(whole.path, broken.path),
+        "same_metrics": ended and same_metrics(whole, broken),
+        "same_state": ended and same_state(whole.path, broken.path),
     }
 
 
@@ -260,6 +265,15 @@ def holds(figures: Figures) -> bool:
 
 def _command(arguments: Sequence[str], workdir: Workdir) -> list[str]:
     return ["train", *arguments, "--workdir", str(workdir.path)]
+
+
+def same_metrics(one: Workdir, other: Workdir) -> bool:
+    """Whether two runs have logged the same lines, whole ones, each once."""
+    try:
+        return one.metrics() == other.metrics()
+    except ValueError as error:
+        logger.warning("kills: %s", error)
+        return False
 
 
 def same_state(one: Path, other: Path) -> bool:
