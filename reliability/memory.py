@@ -23,7 +23,7 @@ MOST_GROWTH = 0.01
 # A line every 50 steps, a validation and a checkpoint every 500, many calls an epoch.
 ARGUMENTS = (
     *("mem_vae_digits", "--model.hidden", "8", "8", "--model.latent", "2"),
-    *("--model.slots", "3", "2", "--train.call-seconds", "0.02"),
+    *("--model.slots", "3", "2", "--train.call-seconds", "0.1"),
     *("--train.log-every", "2", "--train.save-every", "20"),
 )
 
