@@ -1,6 +1,7 @@
 """eval likelihood: what it writes, what that depends on, and what it refuses."""
 
 import dataclasses
+import functools
 import io
 import json
 import logging
@@ -18,7 +19,7 @@ import pytest
 import memjax
 from eval import likelihood
 from eval.run import evenly_spaced
-from memjax import data, training
+from memjax import data, provenance, training
 from memjax.errors import InputError
 from memjax.evaluation import log_weights, pass_statistics
 from memjax.types import Batch
@@ -394,6 +395,9 @@ def test_results_that_are_none_are_refused_and_kept(workdir: Path, text: str) ->
 # ---- what is interrupted goes on
 
 
+HERE = functools.cache(provenance.describe)  # a commit beside the tests would be other code
+
+
 def interrupted(
     monkeypatch: pytest.MonkeyPatch, workdir: Path, batches: int, **options: Any
 ) -> int:
@@ -416,6 +420,7 @@ def interrupted(
     with monkeypatch.context() as patch:
         patch.setattr(module, "make_evaluator", made)
         patch.setattr("eval.partial.SAVED_EVERY", 0)
+        patch.setattr("eval.records.here", HERE)
         try:
             likelihood(str(workdir), **(SMALL | options))
         except KeyboardInterrupt:
@@ -460,6 +465,9 @@ def test_what_the_values_depend_on_is_not_mixed(
     # Another seed, and another checkpoint.
     assert interrupted(monkeypatch, workdir, 9, seed=1) == ALL_BATCHES
     assert interrupted(monkeypatch, workdir, 9, step=eval_runs.STEPS_PER_EPOCH) == ALL_BATCHES
+    with monkeypatch.context() as patch:
+        patch.setitem(globals(), "HERE", lambda: {**provenance.describe(), "commit": "another"})
+        assert interrupted(patch, workdir, 9) == ALL_BATCHES
     for path in workdir.glob("*.npz"):
         path.unlink()
     (workdir / "results.json").unlink()
