@@ -34,7 +34,6 @@ TEST = [
     "nbclient>=0.10",
     "nbformat>=5.10",
     "packaging",
-    "psutil>=6",  # reliability reads the memory of a process
     "pytest>=8",
     "pytest-xdist>=3.6",
     "ruff>=0.9",

@@ -1,7 +1,8 @@
 """The memory of a process that trains for long: flat, after its beginning.
 
-The resident memory of `python -m train` is read whenever it writes a line of metrics.jsonl, through
-thousands of steps with their calls, lines, validations and checkpoints. A pool of memory grows and
+The memory of `python -m train` is read whenever it writes a line of metrics.jsonl, through thousands
+of steps with their calls, lines, validations and checkpoints: what is of no file, in memory or
+swapped out, since the system may drop pages of libraries at any time. A pool of memory grows and
 shrinks with the load, so medians are compared: of the last tenth of the readings, and of the tenth
 from the first quarter on.
 """
@@ -10,8 +11,9 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
 from tqdm import tqdm
+
+from memjax.errors import InputError
 
 from . import processes
 from .kills import Workdir
@@ -29,8 +31,14 @@ ARGUMENTS = (
 
 
 def measure(options: Options, folder: Path, steps: int = STEPS) -> Figures:
-    """Train for so many steps and read the memory; the options do not matter."""
+    """Train for so many steps and read the memory; the options do not matter.
+
+    Raises:
+        InputError: not on Linux.
+    """
     del options
+    if not Path("/proc/self/status").exists():
+        raise InputError("--parts: found memory, which is read from Linux's /proc, expected others")
     workdir = Workdir(folder / "run")
     epochs = steps // STEPS_PER_EPOCH
     command = ["train", *ARGUMENTS, "--train.num-epochs", str(epochs)]
@@ -39,10 +47,9 @@ def measure(options: Options, folder: Path, steps: int = STEPS) -> Figures:
         processes.started([*command, "--workdir", str(workdir.path)]) as program,
         tqdm(total=steps, unit="step") as bar,
     ):
-        process = psutil.Process(program.pid)
         while program.runs_until(lambda: workdir.logged() > bar.n):
             bar.update(workdir.logged() - bar.n)
-            readings.append(process.memory_info().rss)
+            readings += anonymous(program.pid)
         if code := program.finish():
             raise RuntimeError(f"exit code {code}: {''.join(program.said[-5:])}")
     return {
@@ -51,6 +58,16 @@ def measure(options: Options, folder: Path, steps: int = STEPS) -> Figures:
         "growth": round(growth(readings), 5),
         "mebibytes": round(statistics.median(last_tenth(readings)) / 2**20, 1),
     }
+
+
+def anonymous(pid: int) -> list[int]:
+    """The bytes of a process that are of no file; nothing if it has just ended."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except OSError:
+        return []
+    sizes = [line.split()[1] for line in lines if line.startswith(("RssAnon:", "VmSwap:"))]
+    return [1024 * sum(map(int, sizes))] if sizes else []
 
 
 def growth(readings: Sequence[int]) -> float:

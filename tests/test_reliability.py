@@ -1,6 +1,7 @@
 """`python -m reliability`: the quick part for real, and that failures would be seen."""
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -95,6 +96,14 @@ def test_memory_is_read_at_every_line(tmp_path: Path) -> None:
     assert figures["steps"] == 200
     assert 1 <= figures["readings"] <= 4
     assert 50 < figures["mebibytes"] < 10_000
+
+
+def test_memory_of_no_file_is_read() -> None:
+    (before,) = memory.anonymous(os.getpid())
+    held = np.ones(2**24, np.uint8)
+    (after,) = memory.anonymous(os.getpid())
+    assert after - before == pytest.approx(held.nbytes, rel=0.1)
+    assert memory.anonymous(2**30) == []
 
 
 def test_growth_is_from_the_first_quarter_on() -> None:
