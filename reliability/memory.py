@@ -1,10 +1,10 @@
 """The memory of a process that trains for long: flat, after its beginning.
 
-The memory of `python -m train` is read whenever it writes a line of metrics.jsonl, through thousands
-of steps with their calls, lines, validations and checkpoints: what is of no file, in memory or
-swapped out, since the system may drop pages of libraries at any time. A pool of memory grows and
-shrinks with the load, so medians are compared: of the last tenth of the readings, and of the tenth
-from the first quarter on.
+The memory of `python -m train` is read whenever it writes a line of metrics.jsonl, through many
+thousands of steps with their calls, lines, validations and checkpoints: what is of no file, in
+memory or swapped out, since the system may drop pages of libraries at any time. A pool of memory
+grows and shrinks with the load, so medians are compared: of the last tenth of the readings, and of
+the tenth from the first quarter on.
 """
 
 import statistics
