@@ -2,15 +2,15 @@
 
 The memory of `python -m train` is read whenever it writes a line of metrics.jsonl, through many
 thousands of steps with their calls, lines, validations and checkpoints: what is of no file, in
-memory or swapped out, since the system may drop pages of libraries at any time. A pool of memory
-grows and shrinks with the load, so medians are compared: of the last tenth of the readings, and of
-the tenth from the first quarter on.
+memory or swapped out, since the system may drop pages of libraries at any time. What compilation has
+left is given back late, and pools grow and shrink with the load: so medians over tenths of the run
+are compared, that of the last with the lowest after the first two.
 """
 
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from tqdm import tqdm
 
 from memjax.errors import InputError
@@ -22,6 +22,7 @@ from .parts import Figures, Options, Part
 STEPS = 20_000
 STEPS_PER_EPOCH = 25  # of mem_vae_digits
 MOST_GROWTH = 0.01
+TENTHS = 10
 # A line every 50 steps, a validation and a checkpoint every 500, many calls an epoch.
 ARGUMENTS = (
     *("mem_vae_digits", "--model.hidden", "8", "8", "--model.latent", "2"),
@@ -52,11 +53,12 @@ def measure(options: Options, folder: Path, steps: int = STEPS) -> Figures:
             readings += anonymous(program.pid)
         if code := program.finish():
             raise RuntimeError(f"exit code {code}: {''.join(program.said[-5:])}")
+    medians = of_tenths(readings)
     return {
         "steps": workdir.logged(),
         "readings": len(readings),
-        "growth": round(growth(readings), 5),
-        "mebibytes": round(statistics.median(last_tenth(readings)) / 2**20, 1),
+        "growth": round(growth(medians), 5),
+        "mebibytes": [round(median / 2**20, 1) for median in medians],
     }
 
 
@@ -70,16 +72,14 @@ def anonymous(pid: int) -> list[int]:
     return [1024 * sum(map(int, sizes))] if sizes else []
 
 
-def growth(readings: Sequence[int]) -> float:
-    """By how much the last tenth is above the tenth from the first quarter on, as a fraction."""
-    quarter, tenth = len(readings) // 4, max(1, len(readings) // 10)
-    before = statistics.median(readings[quarter : quarter + tenth])
-    return statistics.median(last_tenth(readings)) / before - 1
+def of_tenths(readings: Sequence[int]) -> list[float]:
+    """The median of each tenth of the readings, ten of them at least."""
+    return [float(np.median(part)) for part in np.array_split(np.array(readings), TENTHS)]
 
 
-def last_tenth(readings: Sequence[int]) -> Sequence[int]:
-    """Of the readings."""
-    return readings[-max(1, len(readings) // 10) :]
+def growth(medians: Sequence[float]) -> float:
+    """By how much the last tenth is above the lowest after the first two, as a fraction."""
+    return medians[-1] / min(medians[2:]) - 1
 
 
 def holds(figures: Figures) -> bool:
