@@ -2,9 +2,9 @@
 
 The memory of `python -m train` is read whenever it writes a line of metrics.jsonl, through many
 thousands of steps with their calls, lines, validations and checkpoints: what is of no file, in
-memory or swapped out, since the system may drop pages of libraries at any time. What compilation has
-left is given back late, and pools grow and shrink with the load: so medians over tenths of the run
-are compared, that of the last with the lowest after the first two.
+memory or swapped out, since the system may drop pages of libraries at any time. What compilation
+has left is given back late, and pools grow and shrink with the load: so medians over tenths of the
+run are compared, that of the last with the lowest after the first two.
 """
 
 from collections.abc import Sequence
