@@ -118,7 +118,9 @@ def test_growth_is_from_the_lowest_tenth_on() -> None:
 
 
 def test_a_program_that_fails_is_said() -> None:
-    with pytest.raises(RuntimeError, match=r"train no_such --workdir nowhere: exit code 2\nerror: .*no_such"):
+    with pytest.raises(
+        RuntimeError, match=r"train no_such --workdir nowhere: exit code 2\nerror: .*no_such"
+    ):
         processes.run(["train", "no_such", "--workdir", "nowhere"])
 
 
