@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_DIR ?= demo
 
-.PHONY: demo test lint format lock clean
+.PHONY: demo test reliability lint format lock clean
 
 # Without data or network: scikit-learn's 8x8 digits. A second call finds the models trained.
 demo: $(VENV)/.runtime
@@ -17,6 +17,10 @@ demo: $(VENV)/.runtime
 
 test: lint
 	$(BIN)/python -m pytest tests -n auto --maxprocesses 8 --dist loadfile
+
+# Kills, long runs and broken inputs; at most half an hour of two cores. See results/README.md.
+reliability: $(VENV)/.test
+	$(BIN)/python -m reliability
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -21,24 +21,19 @@ from tqdm import tqdm
 
 from memjax import data, training, workdirs
 from memjax.errors import InputError
-from memjax.evaluation import (
-    Likelihood,
-    log_weights_and_diagnostics,
-    pass_statistics,
-    summarise,
-)
+from memjax.evaluation import log_weights_and_diagnostics, pass_statistics, summarise
 from memjax.nn import Precision
 from memjax.types import Array, Batch, Variables
 
 from . import records
 from .chunks import compile_fitting
 from .options import check_at_least, check_choice, check_seeds, split_of
+from .partial import Found, Partial
 from .records import Record
 from .run import Own, Run, Step, evenly_spaced, open_run, said_of_images
 
 # Images [B, H, W, C] uint8, their places in the split [B], and their classes [B] if known.
 Examples = tuple[Array, Array, Array | None]
-Found = tuple[Likelihood, dict[str, Array]]  # the latter name -> [B]
 Evaluator = Callable[[Examples], Found]
 
 logger = logging.getLogger("memjax")
@@ -65,6 +60,8 @@ def likelihood(
     experiment: Own = None,
 ) -> list[Record]:
     """Estimate log p(x) with importance samples; writes results.json and an .npz in the workdir.
+
+    The same command goes on with an evaluation that was interrupted.
 
     Args:
         workdir: of a training run.
@@ -108,10 +105,12 @@ def likelihood(
     started = time.monotonic()
     if precision is not None:
         run = dataclasses.replace(run, model=run.model.clone(precision=precision))
+    checkpoint = _digest(run.variables)
     run, statistics = with_statistics(run, batch_norm)
     numbers = [number for number in NUMBERS if number < num_samples]
     evaluate = make_evaluator(run, num_samples, numbers, seed, binarisation_seed, chunk_size)
-    found = evaluate_split(run, evaluate, split, max_images, batch_size)
+    size = len(run.dataset.splits[split])
+    count = len(evenly_spaced(size, max_images))
     protocol = {
         **statistics,
         "binarisation_seed": None if run.is_binary else binarisation_seed,
@@ -121,14 +120,35 @@ def likelihood(
         "precision": run.model.precision,
         "image_size": list(run.dataset.image_shape),
         "evaluation_seed": seed,
-        **said_of_images(len(run.dataset.splits[split]), len(found[0].log_likelihood)),
+        **said_of_images(size, count),
     }
+    partial = Partial(
+        run.workdir / TASK,
+        checkpoint=checkpoint,
+        data=run.dataset.digest(),
+        split=split,
+        num_samples=num_samples,
+        num_images=count,
+        protocol=protocol,
+        origin=origin,
+    )
+    earlier = partial.seconds
+    found = evaluate_split(run, evaluate, split, max_images, batch_size, partial)
     common = {"num_samples": num_samples, "protocol": protocol, **origin}
-    common["seconds"] = round(time.monotonic() - started, 1)
+    common["seconds"] = round(time.monotonic() - started + earlier, 1)
     written = write(run, found, split, numbers, common)
+    partial.remove()
     logger.info("%s", describe(written, bool(getattr(run.model, "num_classes", 0))))
     logger.info("values of each image: %s", run.workdir / file_name(written[0]))
     return written
+
+
+def _digest(variables: Variables) -> str:
+    """SHA-256 of parameters and batch statistics."""
+    found = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(variables):
+        found.update(jax.tree_util.keystr(path).encode() + np.asarray(leaf).tobytes())
+    return found.hexdigest()
 
 
 def with_statistics(run: Run, batch_norm: str) -> tuple[Run, dict[str, Any]]:
@@ -212,24 +232,39 @@ def _over_devices(*axes: str) -> NamedSharding:
 
 
 def evaluate_split(
-    run: Run, evaluate: Evaluator, split: str, max_images: int | None, batch_size: int
+    run: Run,
+    evaluate: Evaluator,
+    split: str,
+    max_images: int | None,
+    batch_size: int,
+    partial: Partial | None = None,
 ) -> Found:
-    """Evaluate a split batch by batch, its images spread over the local devices."""
+    """Evaluate a split batch by batch, its images spread over the local devices.
+
+    Args:
+        run: whose data set it is.
+        evaluate: from `make_evaluator`.
+        split: of the data set.
+        max_images: evaluate so many of them, evenly spaced; all if not given.
+        batch_size: images together.
+        partial: gets the values of each batch; batches that it has already are left out.
+    """
     images, labels = run.dataset.splits[split].images, run.dataset.splits[split].labels
     places = evenly_spaced(len(images), max_images)
     count = jax.local_device_count()
     size = -(-min(batch_size, len(places)) // count) * count
-    found = []
-    with tqdm(total=len(places), unit="image", disable=None) as bar:
-        for first in range(0, len(places), size):
-            # The last batch is filled up with the last image, whose copies are dropped below.
+    partial = Partial() if partial is None else partial
+    with tqdm(total=len(places), initial=partial.done, unit="image", disable=None) as bar:
+        for first in range(partial.done, len(places), size):
+            # The last batch is filled up with the last image, whose copies are dropped.
             index = places[np.minimum(np.arange(first, first + size), len(places) - 1)]
             examples = (images[index], index, None if labels is None else labels[index])
             result = evaluate(jax.device_put(examples, _over_devices("images")))
-            found.append(jax.tree.map(np.asarray, result))
-            bar.update(min(size, len(places) - first))
-    joined = jax.tree.map(lambda *parts: np.concatenate(parts, axis=-1), *found)
-    return jax.tree.map(lambda values: values[..., : len(places)], joined)
+            kept = min(size, len(places) - first)
+            partial.add(jax.tree.map(lambda of, kept=kept: np.asarray(of)[..., :kept], result))
+            bar.update(kept)
+    assert partial.found is not None, "a split has images"
+    return partial.found
 
 
 def write(

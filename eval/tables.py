@@ -15,6 +15,7 @@ from . import (
     mem_vae_tables,
     memory_tables,
     records,
+    reliability_tables,
     writer_tables,
 )
 from .evaluations import commit
@@ -55,7 +56,8 @@ def tables(results: str = "results", readme: str | None = None) -> str:
     folder = epath.Path(results)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder, expected the folder of `eval record`")
-    found = [one for path in sorted(folder.glob("*.json")) for one in records.load(path)]
+    paths = sorted(path for path in folder.glob("*.json") if path.name != reliability_tables.FILE)
+    found = [one for path in paths for one in records.load(path)]
     likelihoods = "\n\n".join([*_likelihood_tables(found), AFTER_TRAINING])
     page = "\n\n".join(
         [
@@ -74,6 +76,7 @@ def tables(results: str = "results", readme: str | None = None) -> str:
             _batch_norm_table(found),
             *benchmark_tables.tables(found),
             *benchmark_tables.draw(found, folder),
+            *reliability_tables.tables(folder),
             _parameters_table(found),
             _runs_table(found),
         ]

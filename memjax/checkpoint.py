@@ -68,7 +68,12 @@ class Checkpoints:
             create=create,
             # Metrics may be broken: they are read before the first save.
             lightweight_initialize=True,
-            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
+            async_options=ocp.AsyncOptions(
+                # The folder of a step is there when `save` returns: what is written of the run
+                # afterwards is never older than its checkpoints.
+                create_directories_asynchronously=False,
+                post_finalization_callback=self._seal,
+            ),
         )
         path = epath.Path(workdir)
         # Orbax takes absolute paths only; to resolve a bucket's address would spoil it.
@@ -288,5 +293,6 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
-def _validation_bound(metrics: dict[str, float]) -> float:
-    return metrics[METRIC]
+def _validation_bound(metrics: dict[str, float] | None) -> float:
+    # None of a step that was being deleted when the process was killed.
+    return UNMEASURED if metrics is None else metrics[METRIC]

@@ -9,7 +9,10 @@ from typing import Any
 
 import jax
 
-CODE = ("memjax", "train", "eval", "benchmarks", "setup.py", "requirements.lock")
+CODE = (
+    *("memjax", "train", "eval", "benchmarks", "reliability"),
+    *("setup.py", "requirements.lock"),
+)
 LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint", "distrax", "numpy")
 
 

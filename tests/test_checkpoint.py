@@ -1,11 +1,13 @@
 """Checkpoints: which are kept, and that they come back as they were."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from memjax.checkpoint import Checkpoints
 
@@ -77,4 +79,25 @@ def test_a_step_is_saved_once(tmp_path: Path) -> None:
     found = checkpoints.restore(jax.eval_shape(lambda: state(0)), 2)
     jax.tree.map(np.testing.assert_array_equal, found, state(2))
     assert checkpoints.best_step() == 1
+    checkpoints.close()
+
+
+@pytest.mark.parametrize("left", ["nothing", "parameters"])
+def test_a_step_that_was_being_deleted_is_in_nobodys_way(tmp_path: Path, left: str) -> None:
+    save_all(tmp_path, {1: -90.0, 2: -88.0, 3: -86.0})
+    oldest = tmp_path / "checkpoints" / "1"
+    shutil.rmtree(oldest / "metrics")
+    if left == "nothing":
+        shutil.rmtree(oldest)
+        oldest.mkdir()
+    assert kept(tmp_path)[1] == 3
+    save_all(tmp_path, {4: -87.0, 5: -89.0})
+    assert kept(tmp_path) == ([3, 4, 5], 3)
+
+
+def test_the_folder_of_a_step_is_there_when_it_is_being_saved(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints.save(state(7), 7)
+    (found,) = (tmp_path / "checkpoints").iterdir()
+    assert found.name.startswith("7")
     checkpoints.close()

@@ -1,6 +1,8 @@
 """eval likelihood: what it writes, what that depends on, and what it refuses."""
 
 import dataclasses
+import functools
+import io
 import json
 import logging
 import shutil
@@ -17,7 +19,7 @@ import pytest
 import memjax
 from eval import likelihood
 from eval.run import evenly_spaced
-from memjax import data, training
+from memjax import data, provenance, training
 from memjax.errors import InputError
 from memjax.evaluation import log_weights, pass_statistics
 from memjax.types import Batch
@@ -388,3 +390,126 @@ def test_results_that_are_none_are_refused_and_kept(workdir: Path, text: str) ->
     with pytest.raises(InputError, match=r"results\.json: expected a JSON list of memjax records"):
         likelihood(str(workdir), **few)
     assert (workdir / "results.json").read_text() == text
+
+
+# ---- what is interrupted goes on
+
+
+HERE = functools.cache(provenance.describe)  # a commit beside the tests would be other code
+
+
+def interrupted(
+    monkeypatch: pytest.MonkeyPatch, workdir: Path, batches: int, **options: Any
+) -> int:
+    """Evaluate, broken off before the next batch after so many; returns how many were taken."""
+    module = sys.modules["eval.likelihood"]
+    make, taken = module.make_evaluator, 0  # type: ignore[attr-defined]
+
+    def made(*arguments: Any) -> Any:
+        evaluate = make(*arguments)
+
+        def counted(examples: Any) -> Any:
+            nonlocal taken
+            if taken == batches:
+                raise KeyboardInterrupt
+            taken += 1
+            return evaluate(examples)
+
+        return counted
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "make_evaluator", made)
+        patch.setattr("eval.partial.SAVED_EVERY", 0)
+        patch.setattr("eval.records.here", HERE)
+        try:
+            likelihood(str(workdir), **(SMALL | options))
+        except KeyboardInterrupt:
+            assert taken == batches
+    return taken
+
+
+ALL_BATCHES = 3  # of 12 images each, the last of six
+
+
+def assert_same_values(workdir: Path, expected: Path) -> None:
+    found = images_of(workdir)
+    for name, values in images_of(expected).items():
+        np.testing.assert_array_equal(found[name], values)
+    for metric in METRICS[:5]:
+        assert result(workdir, metric)["value"] == result(expected, metric)["value"]
+    assert not list(workdir.glob("*.partial*"))
+
+
+def test_an_interrupted_evaluation_goes_on_to_the_same_bits(
+    evaluated: Path,
+    workdir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    interrupted(monkeypatch, workdir, 1)
+    interrupted(monkeypatch, workdir, 1)
+    assert not list(workdir.glob("*.npz")) and not (workdir / "results.json").exists()
+    (path,) = workdir.glob("*.partial")
+    with np.load(path) as file:
+        assert float(file["seconds"]) > 0
+    with caplog.at_level(logging.INFO, logger="memjax"):
+        assert interrupted(monkeypatch, workdir, 9) == ALL_BATCHES - 2
+    assert "going on with an evaluation that has finished 24 images" in caplog.text
+    assert_same_values(workdir, evaluated)
+
+
+def test_what_the_values_depend_on_is_not_mixed(
+    evaluated: Path, workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(monkeypatch, workdir, 2)
+    # Another seed, and another checkpoint.
+    assert interrupted(monkeypatch, workdir, 9, seed=1) == ALL_BATCHES
+    assert interrupted(monkeypatch, workdir, 9, step=eval_runs.STEPS_PER_EPOCH) == ALL_BATCHES
+    with monkeypatch.context() as patch:
+        patch.setitem(globals(), "HERE", lambda: {**provenance.describe(), "commit": "another"})
+        assert interrupted(patch, workdir, 9) == ALL_BATCHES
+    for path in workdir.glob("*.npz"):
+        path.unlink()
+    (workdir / "results.json").unlink()
+    # Batches of another size are no other evaluation: 24 images are done, six are left.
+    assert interrupted(monkeypatch, workdir, 9, batch_size=4) == 2
+    np.testing.assert_array_equal(
+        images_of(workdir)["log_likelihood"][:24], images_of(evaluated)["log_likelihood"][:24]
+    )
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "other", "empty"])
+def test_a_damaged_part_is_said_and_left_out(
+    damage: str,
+    evaluated: Path,
+    workdir: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    interrupted(monkeypatch, workdir, 2)
+    (path,) = workdir.glob("*.partial")
+    content = bytearray(path.read_bytes())
+    if damage == "flipped":
+        place = content.index(np.load(io.BytesIO(content))["log_likelihood"].tobytes())
+        content[place] ^= 1
+    elif damage == "other":
+        with np.load(io.BytesIO(content)) as file:
+            values = {**file, "of": "another"}
+        with path.open("wb") as opened:
+            np.savez(opened, **values)
+        content = bytearray(path.read_bytes())
+    path.write_bytes(content[: {"cut": len(content) // 2, "empty": 0}.get(damage)])
+    assert interrupted(monkeypatch, workdir, 9) == ALL_BATCHES
+    assert "is damaged" in caplog.text and "beginning anew" in caplog.text
+    assert_same_values(workdir, evaluated)
+
+
+def test_a_part_that_cannot_be_written_is_said(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted(monkeypatch, workdir, 1)
+    (path,) = workdir.glob("*.partial")
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(InputError, match=r"partial: cannot be written \(.*\), expected a writable"):
+        interrupted(monkeypatch, workdir, 1)

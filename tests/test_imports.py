@@ -8,6 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PROGRAMS = ("train", "eval")
+RELIABILITY = "reliability"  # starts the programs and looks into what they leave
 
 # A room of memjax and the rooms that it may import, beside itself and `errors`.
 MAY_IMPORT: dict[str, set[str]] = {
@@ -56,7 +57,7 @@ COMPILERS = {"jit", "pjit", "pmap"}
 def modules() -> dict[str, Path]:
     """The name of every module of the library and its programs, and its file."""
     found = {}
-    for package in ("memjax", *PROGRAMS):
+    for package in ("memjax", *PROGRAMS, RELIABILITY):
         for path in sorted((ROOT / package).rglob("*.py")):
             parts = path.relative_to(ROOT).with_suffix("").parts
             found[".".join(parts)] = path
@@ -96,9 +97,10 @@ def _import(module: str, name: str) -> Iterator[str]:
         yield f"{module} imports the private {name}"
     if ONE_ROOM.get(library, here) != here:
         yield f"{module} imports {library}, which only {ONE_ROOM[library]} may"
-    if library in ("memjax_train", "memjax_eval", *PROGRAMS) and not _is_inside(module, name):
+    programs = ("memjax_train", "memjax_eval", *PROGRAMS) if here != RELIABILITY else ()
+    if library in (*programs, RELIABILITY) and not _is_inside(module, name):
         yield f"{module} imports {name}"
-    if library == "memjax" and here not in PROGRAMS:
+    if library == "memjax" and here not in (*PROGRAMS, RELIABILITY):
         there = room(name)
         if there != here and there != "errors" and there not in MAY_IMPORT.get(here, set()):
             yield f"{module} imports {name}"
@@ -132,7 +134,7 @@ def _name(node: ast.AST) -> str:
 
 def test_every_room_is_in_the_picture() -> None:
     rooms = {room(module) for module in modules()}
-    assert rooms <= {*MAY_IMPORT, *PROGRAMS}
+    assert rooms <= {*MAY_IMPORT, *PROGRAMS, RELIABILITY}
     unknown = [
         module
         for module in modules()
@@ -200,6 +202,9 @@ def test_there_is_one_pmap() -> None:
         ("train.runner", "import eval.likelihood"),
         ("eval.demo", "from train import run"),
         ("eval.demo", "from memjax_train import run"),
+        ("train.runner", "from reliability import kills"),
+        ("memjax.training", "import reliability.kills"),
+        ("reliability.kills", "import jax\n@jax.jit\ndef f(x): return x"),
     ],
 )
 def test_checker_sees_what_is_forbidden(module: str, source: str) -> None:
@@ -216,6 +221,7 @@ def test_checker_sees_what_is_forbidden(module: str, source: str) -> None:
         ("memjax.configs.mem_vae", "from memjax.models.mem_vae import MemVAE"),
         ("train.runner", "import jax\nimport memjax\nfrom .devices import choose\nf = jax.jit"),
         ("eval.likelihood", "import jax\nfrom memjax import data\nf = jax.jit"),
+        ("reliability.kills", "import train\nfrom memjax import restore\nfrom . import parts"),
     ],
 )
 def test_checker_lets_the_rest_pass(module: str, source: str) -> None:

@@ -25,6 +25,7 @@ from memjax.objectives import pathwise
 from memjax.training import TrainState
 from memjax.types import Terms
 from train import devices
+from train.sessions import Session
 
 from . import runs
 
@@ -247,6 +248,24 @@ def test_a_damaged_file_is_refused_and_kept(
     with pytest.raises(InputError, match=f"{name}: .*expected"):
         train.run(uninterrupted.experiment, str(workdir))
     assert runs.contents(workdir) == before
+
+
+def test_a_session_ends_where_the_next_begins(tmp_path: Path) -> None:
+    # Killed while it saved step 8, so that the run goes on from step 4.
+    killed = Session(str(tmp_path), 0)
+    killed.saved(4)
+    killed.saved(8)
+    Session(str(tmp_path), 4).saved(12)
+    sessions = json.loads((tmp_path / "sessions.json").read_text())
+    ends = [(session["first_step"], session["last_step"]) for session in sessions]
+    assert ends == [(0, 4), (4, 12)]
+
+
+def test_a_kill_in_the_first_write_is_no_folder_of_something_else(
+    images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json.4321.tmp").write_text('{"format_ver')
+    assert train.run(runs.experiment(images), str(tmp_path), stop_at_step=1).step == 1
 
 
 def test_another_experiment_is_refused(uninterrupted: Run, workdir: Path) -> None:

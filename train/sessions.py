@@ -13,17 +13,21 @@ class Session:
     """One process's part of a run: an entry of `sessions.json`, renewed at every checkpoint."""
 
     def __init__(self, workdir: str, first_step: int):
-        """Begin at `first_step`; later entries belong to a part of the run that is lost."""
+        """Begin at `first_step`; what earlier entries say of later steps is lost."""
         self._path = epath.Path(workdir) / workdirs.SESSIONS
         earlier = workdirs.load_sessions(epath.Path(workdir))
-        self._earlier = [entry for entry in earlier if entry["first_step"] < first_step]
+        self._earlier = [
+            {**entry, "last_step": min(entry["last_step"], first_step)}
+            for entry in earlier
+            if entry["first_step"] < first_step
+        ]
         self._entry = {"first_step": first_step, **provenance.describe()}
-        if len(self._earlier) < len(earlier):
+        if self._earlier != earlier:
             self._write(self._earlier)
         self._started = time.monotonic()
 
     def saved(self, step: int) -> None:
-        """Note that everything up to `step` is saved; without a step there is no entry."""
+        """Note that everything up to `step` is being saved; without a step there is no entry."""
         if step == self._entry["first_step"]:
             return
         self._entry["last_step"] = step

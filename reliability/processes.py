@@ -1,0 +1,89 @@
+"""Programs in processes of their own: what they say, and how they are killed."""
+
+import contextlib
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+POLL_SECONDS = 0.002
+
+
+class Program:
+    """`python -m ...`, whose lines on stderr are collected while it runs."""
+
+    def __init__(self, command: Sequence[str]):
+        """Start it, in the root of the clone."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=ROOT,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
+        self.pid = self._process.pid
+        self.said: list[str] = []
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def _listen(self) -> None:
+        assert self._process.stderr is not None
+        for line in self._process.stderr:
+            self.said.append(line)
+
+    def has_said(self, what: str) -> bool:
+        """Whether a line holds these words."""
+        return any(what in line for line in list(self.said))
+
+    def runs(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
+    def runs_until(self, condition: Callable[[], bool]) -> bool:
+        """Wait for something; False where the program ends before it."""
+        while not condition():
+            if not self.runs():
+                return False
+            time.sleep(POLL_SECONDS)
+        return True
+
+    def kill(self) -> bool:
+        """SIGKILL; False where it had ended by itself."""
+        ran = self.runs()
+        self._process.kill()
+        self.finish()
+        return ran
+
+    def finish(self) -> int:
+        """Wait for its end; returns the exit code."""
+        code = self._process.wait()
+        self._listener.join()
+        if self._process.stderr is not None:
+            self._process.stderr.close()
+        return code
+
+
+@contextlib.contextmanager
+def started(command: Sequence[str]) -> Iterator[Program]:
+    """A program that does not outlive the block."""
+    program = Program(command)
+    try:
+        yield program
+    finally:
+        program.kill()
+
+
+def run(command: Sequence[str]) -> Program:
+    """A program that has come to its end.
+
+    Raises:
+        RuntimeError: with an exit code that is not zero.
+    """
+    with started(command) as program:
+        if code := program.finish():
+            raise RuntimeError(f"{' '.join(command)}: exit code {code}\n{''.join(program.said)}")
+    return program
