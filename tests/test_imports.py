@@ -17,6 +17,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "provenance": set(),
     "distributions": set(),
     "checkpoint": set(),
+    "hosts": {"backend", "checkpoint"},
     "plots": set(),
     "bounds": {"types"},
     "nn": {"types"},

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from memjax import training
+from memjax import hosts, training
 from memjax.config import Experiment
 from memjax.data import Dataset
 from memjax.training import TrainState
@@ -26,20 +27,27 @@ from .validation import make_validation
 logger = logging.getLogger("memjax")
 
 
-class NonFiniteError(Exception):
+class NonFiniteError(hosts.Agreed):
     """The objective became infinite or not a number; the message names step and checkpoint."""
 
 
 class Loop:
     """One run over one data set in one workdir, of one seed or of several side by side."""
 
-    def __init__(self, experiment: Experiment, dataset: Dataset, workdir: str):
+    def __init__(
+        self,
+        experiment: Experiment,
+        dataset: Dataset,
+        workdir: str,
+        used: Sequence[jax.Device],
+    ):
         """Compile nothing yet; open the checkpoints, start or resume, open the logs.
 
         Args:
             experiment: with the model's image shape filled in.
             dataset: all splits.
             workdir: prepared.
+            used: from `devices.choose`.
         """
         self._experiment = experiment
         self._workdir = workdir
@@ -48,7 +56,8 @@ class Loop:
             len(self._split), experiment.train.batch_size
         )
         self._total_steps = experiment.train.num_epochs * self._steps_per_epoch
-        self._devices = devices.choose(experiment.train.batch_size, experiment.sampler.together)
+        self._devices = used
+        devices.connect(self._devices)
         optimizer = training.make_optimizer(
             **dataclasses.asdict(experiment.optimizer), steps_per_epoch=self._steps_per_epoch
         )
@@ -88,12 +97,12 @@ class Loop:
             bound = self._advance(source, plan, epoch, first, count)
             step += count
             for replica in self._replicas:
-                replica.log.progress(step, bound)
+                replica.log_progress(step, bound)
             if first + count == self._steps_per_epoch:
                 self._end_epoch(epoch + 1)
-            if signals:
+            if (stop := _stop(signals)) is not None:
                 self._save()
-                raise Stopped(signals[0], step)
+                raise Stopped(stop, step)
         self._save()
         return self._state.train
 
@@ -144,7 +153,8 @@ class Loop:
     def _latest_step(self) -> int | None:
         """The newest step that all replicas have saved: a kill may come between their saves."""
         steps = [set(replica.checkpoints.steps()) for replica in self._replicas]
-        return max(set.intersection(*steps), default=None)
+        latest = hosts.of_first(max(set.intersection(*steps), default=-1))
+        return None if latest < 0 else latest
 
     def _plan(self, epoch: int) -> np.ndarray:
         """Rows of each step, `[S, ...]`, or `[R, S, ...]` of several replicas."""
@@ -158,7 +168,8 @@ class Loop:
         if self._seconds_per_step is None:
             return 1
         aim = self._experiment.train.call_seconds / 2  # the speed of a machine varies
-        return int(np.clip(aim / self._seconds_per_step, 1, most))
+        # Every process has its own clock, and all of them take part in every step.
+        return hosts.of_first(int(np.clip(aim / self._seconds_per_step, 1, most)))
 
     def _advance(
         self, source: Source, plan: np.ndarray, epoch: int, first: int, count: int
@@ -207,7 +218,7 @@ class Loop:
         bounds = [self._bound(one, state) if save else None for one, state in self._each(states)]
         for (replica, state), bound in zip(self._each(states), bounds, strict=True):
             replica.log_metrics(state, self._step, epoch, bound)
-            if save:
+            if save and hosts.is_first():
                 grids = self._draw(state.train.variables, replica.experiment.seed)
                 replica.log_images(self._step, grids)
         self._state = dataclasses.replace(
@@ -238,6 +249,15 @@ class Loop:
             self._each(states), bounds or [None] * len(states), strict=True
         ):
             replica.save(state, self._step, bound)
+
+
+def _stop(signals: Sequence[int]) -> int | None:
+    """The signal to stop at, if there is one; all processes stop at the same step."""
+    if not hosts.several():
+        return signals[0] if signals else None
+    if not hosts.preempted():
+        return None
+    return signals[0] if signals else signal.SIGTERM
 
 
 def _validation(

@@ -1,14 +1,16 @@
 """One run, from an experiment and a folder to a trained state."""
 
 import dataclasses
+import sys
 from pathlib import Path
 
-from memjax import backend, configs, data
+from memjax import backend, config, configs, data, hosts, provenance, workdirs
 from memjax.config import Experiment
 from memjax.data import Dataset
 from memjax.errors import InputError
 from memjax.training import TrainState
 
+from . import devices
 from .checks import (
     check_data,
     check_fields,
@@ -34,6 +36,9 @@ def run(
     The same call resumes: a run that was stopped at any step ends in the same bits as one that was
     not, on the same machine.
 
+    Where several processes have found each other (`memjax.hosts`), all of them call this, with the
+    same arguments and a workdir that all of them see.
+
     Args:
         experiment: an Experiment, or the name of one.
         workdir: where config, checkpoints and logs go; any address that etils.epath opens.
@@ -54,32 +59,57 @@ def run(
         # So that evaluation finds it from any folder.
         own = Path(experiment.dataset).expanduser().resolve()
         experiment = dataclasses.replace(experiment, dataset=str(own))
-    check_fields(experiment)
-    if stop_at_step is not None and not (isinstance(stop_at_step, int) and stop_at_step >= 1):
-        raise InputError(f"stop_at_step: found {stop_at_step}, expected at least 1")
-    check_workdir(experiment, workdir)
-    check_idle(experiment, workdir)
-    backend.configure()
-    dataset = data.load(
-        experiment.dataset,
-        data_dir,
-        merge_validation=experiment.data.merge_validation,
-        split_order=experiment.data.split_order,
-        split_seed=experiment.data.split_seed,
+    with hosts.refused_together():
+        check_fields(experiment)
+        if stop_at_step is not None and not (isinstance(stop_at_step, int) and stop_at_step >= 1):
+            raise InputError(f"stop_at_step: found {stop_at_step}, expected at least 1")
+        if hosts.is_first():
+            check_workdir(experiment, workdir)
+            check_idle(experiment, workdir)
+        backend.configure()
+        dataset = data.load(
+            experiment.dataset,
+            data_dir,
+            merge_validation=experiment.data.merge_validation,
+            split_order=experiment.data.split_order,
+            split_seed=experiment.data.split_seed,
+        )
+        check_data(experiment, dataset)
+        experiment = fit_to_data(experiment, dataset)
+        check_model(experiment, dataset)
+        used = devices.choose(experiment.train.batch_size, experiment.sampler.together)
+    hosts.check_same(
+        **config.fields_of(experiment),
+        stop_at_step=stop_at_step,
+        data_sha256=dataset.digest(),
+        versions=provenance.versions(),
     )
-    check_data(experiment, dataset)
-    experiment = fit_to_data(experiment, dataset)
-    check_model(experiment, dataset)
-    prepare_workdir(experiment, dataset, workdir)
-    if experiment.train.num_seeds > 1:
-        for folder, alone in folders(experiment, workdir).items():
-            prepare_workdir(alone, dataset, folder)
-    loop = Loop(experiment, dataset, workdir)
+    _prepare(experiment, dataset, workdir)
+    with hosts.refused_together():
+        loop = Loop(experiment, dataset, workdir, used)
     try:
         with collected() as signals:
             return loop.train(signals, stop_at_step)
     finally:
-        loop.close()
+        if not hosts.ends_alone(sys.exception()):  # else it would wait for the others
+            loop.close()
+
+
+def _prepare(experiment: Experiment, dataset: Dataset, workdir: str) -> None:
+    """The first process makes the workdir, or checks it, and the others look whether they see it.
+
+    Raises:
+        InputError: it cannot be written, holds another run, or is not the same for all processes.
+    """
+    with hosts.refused_together():
+        if hosts.is_first():
+            prepare_workdir(experiment, dataset, workdir)
+            if experiment.train.num_seeds > 1:
+                for folder, alone in folders(experiment, workdir).items():
+                    prepare_workdir(alone, dataset, folder)
+    with hosts.refused_together():
+        if not hosts.is_first():
+            workdirs.check_same_run(experiment, workdir)
 
 
 def fit_to_data(experiment: Experiment, dataset: Dataset) -> Experiment:

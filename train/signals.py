@@ -6,10 +6,12 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
+from memjax import hosts
+
 logger = logging.getLogger("memjax")
 
 
-class Stopped(Exception):
+class Stopped(hosts.Agreed):
     """A signal asked the run to stop; everything is saved.
 
     Attributes:
@@ -29,7 +31,11 @@ def collected() -> Iterator[list[int]]:
 
     A second signal of a kind acts at once. Outside the main thread, where Python handles no
     signals, the list stays empty.
+
+    Of several processes SIGTERM is left to jax, which tells the others; a SIGINT becomes one, so
+    that all stop at the same step.
     """
+    stops = (signal.SIGINT,) if hosts.several() else (signal.SIGTERM, signal.SIGINT)
     received: list[int] = []
     previous: dict[int, Any] = {}
 
@@ -38,9 +44,11 @@ def collected() -> Iterator[list[int]]:
         received.append(number)
         logger.warning("%s: saving, then stopping", signal.Signals(number).name)
         signal.signal(number, previous[number])
+        if hosts.several():
+            signal.raise_signal(signal.SIGTERM)
 
     with contextlib.suppress(ValueError):  # not the main thread
-        for stop in (signal.SIGTERM, signal.SIGINT):
+        for stop in stops:
             previous[stop] = signal.signal(stop, remember)
     try:
         yield received
