@@ -1,6 +1,11 @@
 """Saving and restoring a run's state; the only import of orbax."""
 
+import contextlib
+import json
+import logging
 import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -8,13 +13,18 @@ import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
 
-from memjax.errors import InputError
+from memjax import manifest
+from memjax.errors import InputError, WriteError
+from memjax.manifest import BrokenCheckpoint
 
 METRIC = "validation_bound"
 FOLDER = "checkpoints"
+SET_ASIDE = "set_aside"
 NEWEST_KEPT = 3
 UNMEASURED = -math.inf
+_UNFINISHED = ".orbax-checkpoint-tmp"
 
+logger = logging.getLogger("memjax")
 T = TypeVar("T")
 
 
@@ -23,15 +33,26 @@ class Checkpoints:
 
     Saving is asynchronous: `save` returns once the state is copied, and `close` waits for the
     disk. The workdir may be any address that etils.epath opens (a folder, `gs://bucket/run`).
+    Every step has a manifest, against which it is checked before it is restored.
     """
 
-    def __init__(self, workdir: str, *, create: bool = True):
+    def __init__(
+        self,
+        workdir: str,
+        *,
+        create: bool = True,
+        fields: Mapping[str, Any] | None = None,
+        may_differ: frozenset[str] = frozenset(),
+    ):
         """Open the checkpoints of a workdir.
 
         Args:
             workdir: folder of the run.
             create: make the folder if it is not there. Of several processes all do it together;
                 otherwise each may read by itself.
+            fields: of the run, flat: they go into the manifests, and checkpoints of a run with
+                others are refused.
+            may_differ: names of fields in which they may differ.
         """
         keep = policies.AnyPreservationPolicy(
             [
@@ -46,13 +67,20 @@ class Checkpoints:
             best_mode="max",
             preservation_policy=keep,
             create=create,
+            # Metrics may be broken: they are read before the first save.
+            lightweight_initialize=True,
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._seal),
             # Whoever makes the folder saves in it, together with all other processes.
             multiprocessing_options=_TOGETHER if create else _alone(),
         )
         path = epath.Path(workdir)
         # Orbax takes absolute paths only; to resolve a bucket's address would spoil it.
-        folder = (path if path.is_absolute() else path.resolve()) / FOLDER
-        self._manager = ocp.CheckpointManager(folder, options=options)
+        self._folder = (path if path.is_absolute() else path.resolve()) / FOLDER
+        self._fields = json.loads(json.dumps(dict(fields or {})))
+        self._may_differ = may_differ
+        self._whole: set[int] = set()
+        self._saving: int | None = None
+        self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     def save(self, state: Any, step: int, validation_bound: float | None = None) -> None:
         """Save a state, unless this step is saved already.
@@ -61,13 +89,22 @@ class Checkpoints:
             state: a pytree of arrays; of several processes those that `hosts.spread` returns.
             step: its number.
             validation_bound: in nats, if the run has a validation split.
+
+        Raises:
+            WriteError: it cannot be written, or the one before it could not be.
         """
         if step in self._manager.all_steps():
             return
         # Orbax wants metrics with every step: a step without a bound is never the best.
         measured = validation_bound is not None and math.isfinite(validation_bound)
         metrics = {METRIC: validation_bound if measured else UNMEASURED}
-        self._manager.save(step, args=ocp.args.PyTreeSave(state), metrics=metrics)
+        with self._writing():
+            if self._saving is None:
+                self._clear_unfinished()
+                self._manager.reload()
+            self._manager.wait_until_finished()
+            self._saving = step
+            self._manager.save(step, args=ocp.args.PyTreeSave(state), metrics=metrics)
 
     def restore(self, like: T, step: int) -> T:
         """The state of a step, with the structure, shapes and dtypes of `like`.
@@ -75,26 +112,69 @@ class Checkpoints:
         `like` may hold a part of what was saved: evaluation leaves the optimiser on disk.
 
         Raises:
-            InputError: the checkpoint is damaged, or of another model.
+            BrokenCheckpoint: the checkpoint is damaged.
+            InputError: it is of another model or another run, or of a newer format.
         """
+        self._manager.wait_until_finished()
+        try:
+            self.check(step)
+            return self._restore(like, step)
+        except InputError as error:
+            others = ", ".join(str(other) for other in self.steps() if other != step) or "none"
+            raise type(error)(f"{error}; other steps saved: {others}") from error
+
+    def _restore(self, like: T, step: int) -> T:
         # Restored to this host's first device, from where pmap sends it to all.
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), like)
         placed = jax.tree.map(lambda _: ocp.ArrayRestoreArgs(sharding=device), abstract)
         arguments = ocp.args.PyTreeRestore(abstract, restore_args=placed, partial_restore=True)
+        folder, sealed = self._folder / str(step), self._is_sealed(step)
         try:
-            return self._manager.restore(step, args=arguments)
+            found = self._manager.restore(step, args=arguments)
         except Exception as error:  # of many kinds: orbax, tensorstore, the file system
-            others = ", ".join(str(other) for other in self.steps() if other != step) or "none"
-            raise InputError(
-                f"{self._manager.directory / str(step)}: cannot be restored "
-                f"({_first_line(error)}), expected a whole checkpoint of this model; other steps "
-                f"saved: {others}"
+            kind = InputError if sealed else BrokenCheckpoint
+            raise kind(
+                f"{folder}: cannot be restored ({_first_line(error)}), "
+                "expected a whole checkpoint of this model"
             ) from error
+        if not sealed:
+            logger.warning("%s: is of an earlier memjax, without sums to check it by", folder)
+        return found
+
+    def check(self, step: int) -> None:
+        """Compare a step with its manifest, unless this was done before.
+
+        A step of an earlier memjax has none; one that comes after a step with a manifest must have
+        its own.
+
+        Raises:
+            BrokenCheckpoint: it is damaged.
+            InputError: it is of another run, or of a newer format.
+        """
+        if step in self._whole:
+            return
+        folder = self._folder / str(step)
+        if self._is_sealed(step):
+            manifest.check(folder, self._fields, self._may_differ)
+        elif any(self._is_sealed(earlier) for earlier in self.steps() if earlier < step):
+            raise BrokenCheckpoint(f"{folder / manifest.NAME}: is missing, expected it")
+        self._whole.add(step)
+
+    def set_aside(self, step: int) -> None:
+        """Move a step out of the way, where it can be looked at or deleted."""
+        if jax.process_index() > 0:
+            return
+        aside = self._folder / SET_ASIDE
+        aside.mkdir(exist_ok=True)
+        names = (str(step), *(f"{step}.{number}" for number in range(1, 10**6)))
+        place = next(aside / name for name in names if not (aside / name).exists())
+        (self._folder / str(step)).rename(place)
+        logger.warning("%s: set aside as %s", self._folder / str(step), place)
 
     def steps(self) -> list[int]:
-        """The steps that are saved, in order."""
-        return sorted(self._manager.all_steps())
+        """The steps that are on disk, in order, whole or not."""
+        return _steps(self._folder)
 
     def latest_step(self) -> int | None:
         """The newest step, or None."""
@@ -102,13 +182,103 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The step with the best validation bound, or None where none was measured."""
-        bounds = {step: _validation_bound(self._manager.metrics(step)) for step in self.steps()}
-        best = max(bounds, key=lambda step: bounds[step], default=None)
-        return best if best is not None and bounds[best] > UNMEASURED else None
+        return next(iter(self.best_steps()), None)
+
+    def best_steps(self) -> list[int]:
+        """Whole steps with a validation bound, the best first; says which are not whole."""
+        bounds = {}
+        for step in self.steps():
+            try:
+                bounds[step] = self._bound(step)
+            except BrokenCheckpoint as error:
+                logger.warning("%s", error)
+        measured = [step for step, bound in bounds.items() if bound > UNMEASURED]
+        return sorted(measured, key=lambda step: bounds[step], reverse=True)
 
     def close(self) -> None:
-        """Wait until everything is on disk."""
-        self._manager.close()
+        """Wait until everything is on disk.
+
+        Raises:
+            WriteError: the last save could not be written.
+        """
+        with self._writing():
+            self._manager.close()
+
+    def _bound(self, step: int) -> float:
+        self.check(step)
+        try:
+            return _validation_bound(self._manager.metrics(step))
+        except (ValueError, KeyError, TypeError) as error:
+            raise BrokenCheckpoint(
+                f"{self._folder / str(step)}: its metrics cannot be read, expected {METRIC}"
+            ) from error
+
+    def _is_sealed(self, step: int) -> bool:
+        return (self._folder / str(step) / manifest.NAME).exists()
+
+    def _seal(self) -> None:
+        """Write the manifest; Orbax calls it in its own thread, just before it commits a step."""
+        final = self._folder / str(self._saving)
+        unfinished = final.with_name(f"{final.name}{_UNFINISHED}")
+        manifest.write(unfinished if unfinished.exists() else final, self._fields)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # of many kinds, as above
+            with contextlib.suppress(OSError):
+                self._clear_unfinished()
+            raise WriteError(
+                f"{self._folder / str(self._saving)}: cannot be written ({_first_line(error)})"
+            ) from error
+
+    def _clear_unfinished(self) -> None:
+        """Remove what a kill has left half written."""
+        if jax.process_index() > 0:
+            return
+        for path in self._folder.iterdir():
+            if _UNFINISHED in path.name:
+                logger.warning("%s: half written, removed", path)
+                path.rmtree()
+
+
+def newest_whole(
+    opened: Sequence[Checkpoints], like: T, steps: Iterable[int]
+) -> tuple[int, list[T]]:
+    """The first of some steps that is whole in all of the checkpoints, and its states.
+
+    Says of those before it what is wrong with them.
+
+    Raises:
+        InputError: none is whole.
+    """
+    first: BrokenCheckpoint | None = None
+    for step in steps:
+        try:
+            return step, [one.restore(like, step) for one in opened]
+        except BrokenCheckpoint as error:
+            logger.warning("%s", error)
+            first = first or error
+    raise InputError(f"no checkpoint can be read, expected one that is whole: {first}") from first
+
+
+def latest_step(workdir: str) -> int | None:
+    """The newest step that a workdir holds, whole or not, or None."""
+    return max(_steps(epath.Path(workdir) / FOLDER), default=None)
+
+
+def is_cut_short(workdir: str) -> bool:
+    """Whether a kill has left a half-written checkpoint in a workdir."""
+    folder = epath.Path(workdir) / FOLDER
+    return folder.exists() and any(_UNFINISHED in path.name for path in folder.iterdir())
+
+
+def _steps(folder: epath.Path) -> list[int]:
+    if not folder.exists():
+        return []
+    named = [path for path in folder.iterdir() if re.fullmatch("[0-9]+", path.name)]
+    return sorted(int(path.name) for path in named if path.is_dir())
 
 
 def _first_line(error: Exception) -> str:
@@ -131,17 +301,6 @@ def _alone() -> ocp.options.MultiprocessingOptions:
     return ocp.options.MultiprocessingOptions(
         primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"process_{this}"
     )
-
-
-def latest_step(workdir: str) -> int | None:
-    """The newest step that a workdir holds, or None."""
-    if not (epath.Path(workdir) / FOLDER).exists():
-        return None
-    checkpoints = Checkpoints(workdir, create=False)
-    try:
-        return checkpoints.latest_step()
-    finally:
-        checkpoints.close()
 
 
 def _validation_bound(metrics: dict[str, float]) -> float:

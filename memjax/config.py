@@ -101,6 +101,9 @@ class TrainConfig:
         validation_samples: importance samples of the validation bound.
         call_seconds: the longest that one call to the devices may take, so that signals are
             answered soon.
+        on_nonfinite: what to do at an objective, gradient or batch statistics that are not finite:
+            stop the run, or skip the step, which leaves the model as it is and is counted in
+            metrics.jsonl; 100 such steps in a row stop it too.
         num_seeds: R, independent replicas with the seeds `seed` to `seed` + R - 1, trained together
             step by step; each has a folder of its own in the workdir.
     """
@@ -112,6 +115,7 @@ class TrainConfig:
     log_every: int = 1
     validation_samples: int = 5
     call_seconds: float = 2.0
+    on_nonfinite: Literal["stop", "skip"] = "stop"
     num_seeds: int = 1
 
 

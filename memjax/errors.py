@@ -1,4 +1,4 @@
-"""What a user can get wrong, said in one line."""
+"""What a user can get wrong, and what a disk can, said in one line."""
 
 
 class InputError(ValueError):
@@ -6,4 +6,11 @@ class InputError(ValueError):
 
     The message is one line: which file or field, what was found, what was expected. The programs
     print it without a traceback and exit with code 2; from Python it is an ordinary ValueError.
+    """
+
+
+class WriteError(OSError):
+    """Something could not be written: a full disk, a folder that is gone.
+
+    The message is one line. The programs print it without a traceback and exit with code 1.
     """

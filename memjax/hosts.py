@@ -22,7 +22,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, PartitionSpec
 
 from memjax import backend
-from memjax.errors import InputError
+from memjax.errors import InputError, WriteError
 
 # A process that was not heard of for so long is taken for dead, and the others end.
 HEARTBEAT_SECONDS = 30
@@ -293,6 +293,8 @@ def _said(error: BaseException) -> int:
     code, line = 1, ""
     if isinstance(error, InputError):
         code, line = 2, f"error: {error}"
+    elif isinstance(error, WriteError):
+        line = f"error: {here}: {error}; once it can be, the same command on all of them goes on"
     elif isinstance(error, KeyboardInterrupt):
         code, line = 130, "interrupted"
     elif isinstance(error, jax.errors.JaxRuntimeError):

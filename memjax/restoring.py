@@ -6,7 +6,7 @@ import jax
 from etils import epath
 
 from memjax import config, configs, sampling, workdirs
-from memjax.checkpoint import FOLDER, Checkpoints
+from memjax.checkpoint import FOLDER, Checkpoints, newest_whole
 from memjax.config import Experiment
 from memjax.errors import InputError
 from memjax.types import Variables
@@ -38,7 +38,7 @@ def restore(
         The experiment as it was trained, its model, `params` and `batch_stats`, and the step.
 
     Raises:
-        InputError: not a workdir, an unknown experiment, or no such checkpoint.
+        InputError: not a workdir, an unknown experiment, or no such checkpoint that is whole.
     """
     fields = workdirs.load_fields(workdir)
     base = configs.get(fields["name"]) if experiment is None else experiment
@@ -55,10 +55,15 @@ def restore(
     model = found.model.clone(precision=found.train.precision)
     if not (epath.Path(workdir) / FOLDER).exists():
         raise InputError(f"{workdir}: has no checkpoint yet, expected a run that has saved one")
-    checkpoints = Checkpoints(workdir, create=False)
+    checkpoints = Checkpoints(
+        workdir,
+        create=False,
+        fields=config.flatten(fields),
+        may_differ=workdirs.OF_NO_CHECKPOINT,
+    )
+    like = {"train": _abstract_variables(model)}
     try:
-        chosen = _choose(checkpoints, step, workdir)
-        state = checkpoints.restore({"train": _abstract_variables(model)}, chosen)
+        chosen, state = _restored(checkpoints, like, step, workdir)
     finally:
         checkpoints.close()
     return Restored(found, model, state["train"], chosen)
@@ -73,19 +78,21 @@ def _abstract_variables(model: Any) -> Variables:
     return jax.eval_shape(variables)
 
 
-def _choose(checkpoints: Checkpoints, step: int | str, workdir: str) -> int:
+def _restored(
+    checkpoints: Checkpoints, like: Any, step: int | str, workdir: str
+) -> tuple[int, Any]:
+    """A step and its state; of the latest and the best the first that is whole."""
     steps = checkpoints.steps()
     if not steps:
         raise InputError(f"{workdir}: has no checkpoint yet, expected a run that has saved one")
-    if step == "latest":
-        return steps[-1]
-    if step == "best":
-        best = checkpoints.best_step()
-        if best is None:
+    if step in ("latest", "best"):
+        candidates = steps[::-1] if step == "latest" else checkpoints.best_steps()
+        if not candidates:
             raise InputError(f"{workdir}: no checkpoint has a validation bound, expected 'latest'")
-        return best
+        chosen, (state,) = newest_whole([checkpoints], like, candidates)
+        return chosen, state
     if step not in steps:
         raise InputError(
             f"{workdir}: no checkpoint of step {step}, expected one of {', '.join(map(str, steps))}"
         )
-    return int(step)
+    return int(step), checkpoints.restore(like, int(step))

@@ -131,6 +131,15 @@ def make_optimizer(
     return optax.chain(*clips, *decays, optax.adam(schedule, b1=b1, b2=b2, eps=epsilon))
 
 
+def skip_nonfinite(optimizer: optax.GradientTransformation) -> optax.GradientTransformation:
+    """An optimiser that leaves out steps whose gradient is not finite, and counts them.
+
+    The training step sees it by the state, and leaves batch statistics as they were too.
+    """
+    # However many come in a row, none is taken: whoever calls the step decides when to stop.
+    return optax.apply_if_finite(optimizer, max_consecutive_errors=jnp.iinfo(jnp.int32).max)
+
+
 def _decayed(undecayed: tuple[str, ...], params: Any) -> Any:
     """A tree like `params`, False for those of the names."""
     flat, tree = jax.tree_util.tree_flatten_with_path(params)
@@ -177,6 +186,8 @@ def make_train_step(
         A function (state, batch) -> (state, metrics). Metrics are in nats, averaged over the whole
         batch: `iwae_bound`, `elbo`, `objective`, `penalty`, `reconstruction_nll` (of
         -log p(x | z)), and the model's own diagnostics; scalars all but a `posterior`, `[M]`.
+        Beside them `nonfinite`, bool: whether the objective is not finite, and which leaves of its
+        gradient.
     """
     axes = ("samples",) if device_axis is None else ("samples", device_axis)
     model = model.clone(batch_axes=axes)
@@ -193,7 +204,17 @@ def make_train_step(
         gradient, (metrics, batch_stats) = jax.grad(loss, has_aux=True)(state.params, state, batch)
         if device_axis is not None:
             gradient, metrics = lax.pmean((gradient, metrics), device_axis)
+        metrics["nonfinite"] = _nonfinite(metrics["objective"], gradient)
+        skips = isinstance(state.opt_state, optax.ApplyIfFiniteState)
+        if skips:
+            # So that the optimiser sees what the gradient alone does not show.
+            sound = all_finite((metrics["objective"], batch_stats))
+            gradient = jax.tree.map(lambda leaf: jnp.where(sound, leaf, jnp.nan), gradient)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        if skips:
+            batch_stats = jax.tree.map(
+                functools.partial(jnp.where, opt_state.last_finite), batch_stats, state.batch_stats
+            )
         state = dataclasses.replace(
             state,
             params=optax.apply_updates(state.params, updates),
@@ -204,6 +225,24 @@ def make_train_step(
         return state, metrics
 
     return step
+
+
+def _nonfinite(objective: Array, gradient: Any) -> Array:
+    """`[1 + leaves]`: the objective, then each leaf of the gradient.
+
+    The norm is computed anyway to limit it, and says in one number that there is nothing to find.
+    """
+    leaves = [objective, *jax.tree.leaves(gradient)]
+    return lax.cond(
+        jnp.isfinite(objective) & jnp.isfinite(optax.global_norm(gradient)),
+        lambda: jnp.zeros(len(leaves), bool),
+        lambda: jnp.stack([~jnp.isfinite(leaf).all() for leaf in leaves]),
+    )
+
+
+def all_finite(tree: Any) -> Array:
+    """Whether every number of a tree is finite."""
+    return jnp.all(jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]))
 
 
 def _metrics(terms: Terms, objective: Array) -> Metrics:

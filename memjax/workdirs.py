@@ -1,20 +1,24 @@
 """The workdir of a run: names of its files, its config.json, and what a run must share with it."""
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from etils import epath
 
 from memjax import config
 from memjax.config import Experiment
-from memjax.errors import InputError
+from memjax.errors import InputError, WriteError
 
 FORMAT_VERSION = 1
 # The files of a workdir, beside the checkpoints.
 CONFIG, METRICS = "config.json", "metrics.jsonl"
 SESSIONS, RESULTS = "sessions.json", "results.json"
+LOCK = "lock"
+# Fields that a checkpoint does not depend on: those of its continuation, and where images are.
+OF_NO_CHECKPOINT = config.MAY_CHANGE | {"dataset"}
 
 
 def save(experiment: Experiment, workdir: str, data_digest: str) -> None:
@@ -36,8 +40,39 @@ def save(experiment: Experiment, workdir: str, data_digest: str) -> None:
 def write_whole(path: epath.Path, content: str | bytes) -> None:
     """Write a file so that whoever reads it, at any time, finds the old content or the new."""
     unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
-    unfinished.replace(path)
+    try:
+        unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
+        unfinished.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            unfinished.unlink(missing_ok=True)
+        raise
+
+
+@contextlib.contextmanager
+def writing(path: epath.Path) -> Iterator[None]:
+    """Say which file cannot be written.
+
+    Raises:
+        WriteError: for an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise WriteError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def is_bucket(path: epath.Path) -> bool:
+    """Whether it is an address in a bucket rather than a file or folder."""
+    return str(path).startswith(("gs://", "s3://", "az://"))
+
+
+def holds_nothing(path: epath.Path) -> bool:
+    """Whether a folder holds no files but those of a run that was killed as it began."""
+    return all(
+        file.name == LOCK or (file.name.startswith(CONFIG) and file.name.endswith(".tmp"))
+        for file in path.iterdir()
+    )
 
 
 def load_fields(workdir: str) -> dict[str, Any]:
@@ -96,7 +131,7 @@ def check_same_run(experiment: Experiment, workdir: str) -> None:
     Raises:
         InputError: names the first field that differs, its value there and the one given.
     """
-    given = _flat_json(config.fields_of(experiment))
+    given = flat_fields(experiment)
     # Fields that the saved run does not know were added since, with its behaviour as default.
     saved = _flat_json(config.defaults_of(experiment)) | config.flatten(load_fields(workdir))
     for name in ("name", *sorted(saved.keys() | given.keys())):
@@ -106,6 +141,11 @@ def check_same_run(experiment: Experiment, workdir: str) -> None:
                 f"{workdir}: holds a run with {name} {expected}, found {found}; "
                 "expected the same value or another workdir"
             )
+
+
+def flat_fields(experiment: Experiment) -> dict[str, Any]:
+    """Every field of an experiment as `{"model.slots": [70, 30], ...}`, JSON values."""
+    return _flat_json(config.fields_of(experiment))
 
 
 def _flat_json(fields: Mapping[str, Any]) -> dict[str, Any]:

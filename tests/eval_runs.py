@@ -99,8 +99,11 @@ def copy(run: Trained, to: Path) -> Path:
 def edit_config(workdir: Path, **fields: Any) -> None:
     """Change fields in config.json, those of a node by a dictionary: `data={"split_seed": 1}`.
 
-    The digest of the images goes, so that other data pass for those of the training.
+    The digest of the images goes, so that other data pass for those of the training, and so do the
+    manifests of the checkpoints, which know the fields too.
     """
+    for manifest in workdir.glob("checkpoints/*/manifest.json"):
+        manifest.unlink()
     path = workdir / "config.json"
     document = json.loads(path.read_text())
     del document["data_sha256"]

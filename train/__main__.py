@@ -8,6 +8,7 @@ python -m train EXPERIMENT --help
 
 import dataclasses
 import logging
+import os
 import sys
 from typing import Annotated
 
@@ -15,7 +16,7 @@ import tyro
 
 from memjax import configs, hosts
 from memjax.config import Experiment
-from memjax.errors import InputError
+from memjax.errors import InputError, WriteError
 
 from . import NonFiniteError, Stopped, run
 
@@ -49,8 +50,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+        print("interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.stderr.flush()
+        os._exit(130)  # at once: Python itself would wait for a save that is under way
+    except WriteError as error:
+        print(f"error: {error}; once it can be, the same command goes on", file=sys.stderr)
+        return 1
     except NonFiniteError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

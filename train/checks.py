@@ -1,19 +1,22 @@
 """What is refused before a run begins."""
 
-import dataclasses
+import contextlib
+import errno
 import math
+from collections.abc import Iterator
 
 import jax
 import jax.numpy as jnp
 from etils import epath
 
-from memjax import checkpoint, config, configs, sampling, training, workdirs
+from memjax import checkpoint, config, configs, sampling, workdirs
 from memjax.config import Experiment
 from memjax.data import Dataset, Epochs
-from memjax.errors import InputError
+from memjax.errors import InputError, WriteError
 from memjax.types import Array, Batch
 
 from . import devices, sessions
+from .lock import locked
 
 
 def check_fields(experiment: Experiment) -> None:
@@ -163,8 +166,7 @@ def check_model(experiment: Experiment, dataset: Dataset) -> None:
     model, objective = experiment.model, experiment.objective
     batch = devices.blank_batch(experiment, dataset.splits["train"], dataset.maximum, 1)
     _check_memory(experiment, batch)
-    fields = dataclasses.asdict(experiment.optimizer)
-    optimizer = training.make_optimizer(**fields, steps_per_epoch=1)
+    optimizer = devices.make_optimizer(experiment, steps_per_epoch=1)
 
     def value() -> Array:
         key = jax.random.key(0)
@@ -220,40 +222,54 @@ def check_workdir(experiment: Experiment, workdir: str) -> None:
             )
     elif path.exists() and not path.is_dir():
         raise InputError(f"{workdir}: is a file, expected a folder")
-    elif path.exists() and any(path.iterdir()):
+    elif path.exists() and not workdirs.holds_nothing(path):
         raise InputError(
             f"{workdir}: holds files but no {workdirs.CONFIG}, "
             "expected a new folder, an empty one or the workdir of a run"
         )
 
 
-def prepare_workdir(experiment: Experiment, dataset: Dataset, workdir: str) -> None:
-    """Make the folder and write its config.json, or check that it holds this very run.
+def check_same(experiment: Experiment, dataset: Dataset, workdir: str) -> None:
+    """Refuse to go on with another run than the one in a workdir, if there is one.
 
     Raises:
-        InputError: it cannot be written, or holds a run with other fields, on other images, of
-            more epochs, or without its checkpoints.
+        InputError: it holds a run with other fields, on other images, of more epochs, or without
+            its checkpoints.
     """
     path = epath.Path(workdir)
-    digest = dataset.digest()
     if (path / workdirs.CONFIG).exists():
         workdirs.check_same_run(experiment, workdir)
-        workdirs.check_same_data(dataset.name, digest, workdir)
+        workdirs.check_same_data(dataset.name, dataset.digest(), workdir)
         _check_progress(experiment, dataset, path)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        workdirs.save(experiment, workdir, digest)
-    except OSError as error:
-        raise InputError(
-            f"{workdir}: cannot be written ({error.strerror}), expected a writable folder"
-        ) from error
+
+
+@contextlib.contextmanager
+def prepared(experiment: Experiment, dataset: Dataset, workdir: str) -> Iterator[None]:
+    """Make the folder, keep other runs out of it, and write its config.json.
+
+    Raises:
+        InputError: another run is in it, or it cannot be written.
+        WriteError: there is no room.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            epath.Path(workdir).mkdir(parents=True, exist_ok=True)
+            stack.enter_context(locked(workdir))
+            workdirs.save(experiment, workdir, dataset.digest())
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise WriteError(f"{workdir}: cannot be written ({error.strerror})") from error
+            raise InputError(
+                f"{workdir}: cannot be written ({error.strerror}), expected a writable folder"
+            ) from error
+        yield
 
 
 def _check_progress(experiment: Experiment, dataset: Dataset, path: epath.Path) -> None:
     saved = sessions.load(path / workdirs.SESSIONS)
-    folder = path / checkpoint.FOLDER
+    last = checkpoint.latest_step(str(path))
     # A first checkpoint that a kill cut short leaves a folder of its own, and is begun anew.
-    if saved and not (folder.exists() and any(folder.iterdir())):
+    if saved and last is None and not checkpoint.is_cut_short(str(path)):
         raise InputError(
             f"{path}: holds a run of {saved[-1]['last_step']} steps without its "
             f"{checkpoint.FOLDER}, expected them, or another workdir to begin anew"
@@ -261,7 +277,7 @@ def _check_progress(experiment: Experiment, dataset: Dataset, path: epath.Path) 
     steps_per_epoch = experiment.sampler.steps_per_epoch(
         len(dataset.splits["train"]), experiment.train.batch_size
     )
-    last = checkpoint.latest_step(str(path)) or 0
+    last = last or 0
     if last > experiment.train.num_epochs * steps_per_epoch:
         raise InputError(
             f"train.num_epochs: found {experiment.train.num_epochs}, expected at least the "

@@ -22,6 +22,7 @@ from memjax.training import Metrics, TrainState
 from memjax.types import Array, Batch
 
 logger = logging.getLogger("memjax")
+MOST_SKIPPED = 100
 
 
 @flax.struct.dataclass
@@ -32,13 +33,17 @@ class RunState:
         train: parameters, batch statistics, optimiser, step and seed.
         totals: sums of the metrics since the last line of the log.
         counted: int32, steps in these sums.
-        nonfinite_step: int32, the first step whose objective was not finite, -1 if none.
+        nonfinite_step: int32, the first step whose objective or gradient was not finite, -1 if
+            none; where such steps are skipped, the last of `MOST_SKIPPED` in a row.
+        nonfinite: bool, what was not finite there, as `training.make_train_step` says it; not
+            saved.
     """
 
     train: TrainState
     totals: Metrics
     counted: Array
     nonfinite_step: Array
+    nonfinite: Any = None
 
 
 @flax.struct.dataclass
@@ -202,6 +207,14 @@ def blank_batch(experiment: Experiment, split: Split, maximum: int, num_devices:
     return dataclasses.replace(batch, images=images, index=index, labels=labels)
 
 
+def make_optimizer(experiment: Experiment, steps_per_epoch: int) -> optax.GradientTransformation:
+    """The optimiser of an experiment."""
+    fields = dataclasses.asdict(experiment.optimizer)
+    optimizer = training.make_optimizer(**fields, steps_per_epoch=steps_per_epoch)
+    skips = experiment.train.on_nonfinite == "skip"
+    return training.skip_nonfinite(optimizer) if skips else optimizer
+
+
 def make_step(
     experiment: Experiment, optimizer: optax.GradientTransformation, devices: Sequence[jax.Device]
 ) -> Callable[[TrainState, Batch], tuple[TrainState, Metrics]]:
@@ -236,14 +249,7 @@ def make_call(
         keys = training_keys(experiment, run.train, epoch)
         batch = draw_batch(experiment, source, plan[first + i], keys, maximum, len(devices))
         state, metrics = step(run.train, batch)
-        failed = (run.nonfinite_step < 0) & ~jnp.isfinite(metrics["objective"])
-        run = RunState(
-            train=state,
-            totals=jax.tree.map(jnp.add, run.totals, metrics),
-            counted=run.counted + 1,
-            nonfinite_step=jnp.where(failed, state.step, run.nonfinite_step),
-        )
-        return run, (source, plan, epoch, first)
+        return counted(run, state, metrics), (source, plan, epoch, first)
 
     def call(
         run: RunState, source: Source, plan: Array, epoch: Array, first: Array, count: Array
@@ -251,6 +257,24 @@ def make_call(
         return lax.fori_loop(0, count, one_step, (run, (source, plan, epoch, first)))[0]
 
     return over_devices(_over_replicas(call) if replicas else call, devices, donate=(0,))
+
+
+def counted(run: RunState, state: TrainState, metrics: Metrics) -> RunState:
+    """A run after one more step."""
+    nonfinite = metrics.pop("nonfinite")
+    failed, taken = jnp.any(nonfinite), 1
+    if isinstance(state.opt_state, optax.ApplyIfFiniteState):
+        taken = state.opt_state.last_finite
+        metrics = jax.tree.map(lambda leaf: jnp.where(taken, leaf, 0), metrics)
+        failed = state.opt_state.notfinite_count >= MOST_SKIPPED
+    failed &= run.nonfinite_step < 0
+    return RunState(
+        train=state,
+        totals=jax.tree.map(jnp.add, run.totals, metrics),
+        counted=run.counted + taken,
+        nonfinite_step=jnp.where(failed, state.step, run.nonfinite_step),
+        nonfinite=jnp.where(failed, nonfinite, run.nonfinite),
+    )
 
 
 def _over_replicas(call: Callable[..., RunState]) -> Callable[..., RunState]:
@@ -286,4 +310,28 @@ def initial_run_state(
     one_device = jax.vmap(step, in_axes=(None, 0), axis_name="devices")
     metrics = jax.eval_shape(one_device, state, jax.tree.map(lambda leaf: leaf[None], batch))[1]
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), metrics)
-    return RunState(state, zeros, counted=jnp.int32(0), nonfinite_step=jnp.int32(-1))
+    nonfinite = zeros.pop("nonfinite")
+    return RunState(state, zeros, jnp.int32(0), nonfinite_step=jnp.int32(-1), nonfinite=nonfinite)
+
+
+def said_nonfinite(run: RunState) -> str:
+    """What was not finite, by the names of the parameters."""
+    names = [name for name, _ in named_leaves(run.train.params)]
+    objective, *leaves = np.asarray(run.nonfinite).tolist()
+    found = [name for name, bad in zip(names, leaves, strict=True) if bad]
+    parts = ["the objective"] if objective else []
+    if found:
+        more = f" and of {len(found) - 1} more parameters" if found[1:] else ""
+        parts.append(f"the gradient of {found[0]}{more}")
+    said = " and ".join(parts) or "the batch statistics"
+    skips = isinstance(run.train.opt_state, optax.ApplyIfFiniteState)
+    row = f", as in the {MOST_SKIPPED - 1} steps before" if skips else ""
+    return f"{said} {'is' if len(parts) < 2 else 'are'} not finite{row}"
+
+
+def named_leaves(params: Any) -> list[tuple[str, Array]]:
+    """Parameters by their paths, such as `decoder_0/weights`."""
+    return [
+        (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    ]

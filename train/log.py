@@ -9,7 +9,10 @@ from typing import Any
 
 import numpy as np
 from etils import epath
-from tensorboardX import SummaryWriter
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import directory_check
 from tqdm import tqdm
 
 from memjax import workdirs
@@ -30,9 +33,7 @@ class Log:
         self._path = epath.Path(workdir) / workdirs.METRICS
         self._lines = _lines_up_to(self._path, first_step)
         self._write()
-        self._writer = SummaryWriter(
-            str(epath.Path(workdir) / "tensorboard"), purge_step=first_step + 1
-        )
+        self._board = Board(epath.Path(workdir) / "tensorboard", first_step)
         self._total = total_steps
         self._step = first_step
         self._started = self._said = time.monotonic()
@@ -75,27 +76,63 @@ class Log:
         self._lines.append(json.dumps(line))
         self._write(self._lines[-1:])
         for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+            self._board.add(step, summary.scalar(name, value))
 
     def images(self, step: int, name: str, grid: np.ndarray) -> None:
         """Show a grid of images `[H, W, C]` in [0, 1] in TensorBoard."""
-        self._writer.add_image(name, grid, step, dataformats="HWC")
+        self._board.add(step, summary.image(name, grid, dataformats="HWC"))
 
     def close(self) -> None:
         """Finish the bar and flush the files."""
         self._bar.close()
-        self._writer.close()
+        self._board.close()
 
     def _rate(self, step: int) -> float:
         return (step - self._first_step) / max(time.monotonic() - self._started, 1e-9)
 
     def _write(self, new: list[str] | None = None) -> None:
         # Objects in a bucket cannot be appended to: they are written whole.
-        if new is not None and not str(self._path).startswith(("gs://", "s3://", "az://")):
-            with self._path.open("a") as file:
-                file.write("".join(f"{line}\n" for line in new))
-        else:
-            workdirs.write_whole(self._path, "".join(f"{line}\n" for line in self._lines))
+        with workdirs.writing(self._path):
+            if new is not None and not workdirs.is_bucket(self._path):
+                with self._path.open("a") as file:
+                    file.write("".join(f"{line}\n" for line in new))
+            else:
+                workdirs.write_whole(self._path, "".join(f"{line}\n" for line in self._lines))
+
+
+class Board:
+    """The events of TensorBoard.
+
+    Written where they arise: tensorboardX's own writer has a thread for it, which ends at the first
+    error, and waits for it for ever.
+    """
+
+    def __init__(self, folder: epath.Path, first_step: int):
+        """Begin a file; what earlier ones say of steps after `first_step` no longer holds."""
+        self._folder = folder
+        self._flushed = time.monotonic()
+        with workdirs.writing(folder):
+            directory_check(str(folder))
+            self._writer = EventsWriter(str(folder / "events"))
+            start = SessionLog(status=SessionLog.START)
+            self._write(Event(step=first_step + 1, session_log=start))
+
+    def add(self, step: int, content: Any) -> None:
+        """Write a summary of tensorboardX."""
+        self._write(Event(step=step, summary=content))
+
+    def close(self) -> None:
+        """Flush and close the file."""
+        with workdirs.writing(self._folder):
+            self._writer.close()
+
+    def _write(self, event: Event) -> None:
+        event.wall_time = time.time()
+        with workdirs.writing(self._folder):
+            self._writer.write_event(event)
+            if (now := time.monotonic()) - self._flushed > SECONDS_BETWEEN_LINES:
+                self._flushed = now
+                self._writer.flush()
 
 
 def _lines_up_to(path: epath.Path, step: int) -> list[str]:

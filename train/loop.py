@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,15 +21,18 @@ from memjax.types import Array, Variables
 from . import devices
 from .devices import RunState, Source
 from .pictures import make_pictures
-from .replicas import Replica, folders, stacked
-from .signals import Stopped
+from .replicas import Replica, folders, restored, stacked
+from .signals import Signals, Stopped
 from .validation import make_validation
 
 logger = logging.getLogger("memjax")
 
 
 class NonFiniteError(hosts.Agreed):
-    """The objective became infinite or not a number; the message names step and checkpoint."""
+    """Objective, gradient or parameters are infinite or not a number.
+
+    The message names the step, the parameter and the last good checkpoint.
+    """
 
 
 class Loop:
@@ -58,21 +62,20 @@ class Loop:
         self._total_steps = experiment.train.num_epochs * self._steps_per_epoch
         self._devices = used
         devices.connect(self._devices)
-        optimizer = training.make_optimizer(
-            **dataclasses.asdict(experiment.optimizer), steps_per_epoch=self._steps_per_epoch
-        )
+        optimizer = devices.make_optimizer(experiment, self._steps_per_epoch)
         step = devices.make_step(experiment, optimizer, self._devices)
         self._replicas = [Replica(one, path) for path, one in folders(experiment, workdir).items()]
         several = len(self._replicas) > 1
         self._call = devices.make_call(experiment, step, dataset.maximum, self._devices, several)
         self._validate = _validation(experiment, dataset, self._devices)
         self._draw = make_pictures(experiment, dataset)
+        self._all_finite = jax.jit(training.all_finite)
         self._seconds_per_step: float | None = None
         self._state = devices.replicate(self._start(step, optimizer, dataset), self._devices)
         for i, replica in enumerate(self._replicas):
             replica.open_logs(self._step, self._total_steps, shown=i == 0)
 
-    def train(self, signals: Sequence[int], stop_at_step: int | None) -> TrainState:
+    def train(self, signals: Signals, stop_at_step: int | None) -> TrainState:
         """Take all steps that are left; the state has an axis in front if there are several seeds.
 
         Args:
@@ -80,7 +83,7 @@ class Loop:
             stop_at_step: leave off after that step.
 
         Raises:
-            NonFiniteError: the objective became infinite or not a number.
+            NonFiniteError: objective, gradient or parameters are infinite or not a number.
             Stopped: a signal arrived.
         """
         source = Source.of(self._experiment, self._split, self._devices)
@@ -96,6 +99,7 @@ class Loop:
             count = self._count(min(self._steps_per_epoch - first, last - step))
             bound = self._advance(source, plan, epoch, first, count)
             step += count
+            signals.nothing_to_save = False
             for replica in self._replicas:
                 replica.log_progress(step, bound)
             if first + count == self._steps_per_epoch:
@@ -143,18 +147,13 @@ class Loop:
             len(self._devices),
             len(self._replicas),
         )
-        latest = self._latest_step()
-        if latest is None:
+        found = restored(self._replicas, shapes)
+        if found is None:
             start = jax.jit(initial)
             return stacked([start(jnp.uint32(one.experiment.seed)) for one in self._replicas])
+        latest, states = found
         logger.info("going on from step %d of %s", latest, self._workdir)
-        return stacked([one.checkpoints.restore(shapes, latest) for one in self._replicas])
-
-    def _latest_step(self) -> int | None:
-        """The newest step that all replicas have saved: a kill may come between their saves."""
-        steps = [set(replica.checkpoints.steps()) for replica in self._replicas]
-        latest = hosts.of_first(max(set.intersection(*steps), default=-1))
-        return None if latest < 0 else latest
+        return stacked(states)
 
     def _plan(self, epoch: int) -> np.ndarray:
         """Rows of each step, `[S, ...]`, or `[R, S, ...]` of several replicas."""
@@ -185,7 +184,7 @@ class Loop:
         compiled = self._seconds_per_step is not None
         self._seconds_per_step = seconds if compiled else self._experiment.train.call_seconds
         self._check_finite()
-        return (after - before) / (counted_after - counted)
+        return (after - before) / ((counted_after - counted) or math.nan)  # all were skipped
 
     def _bound_so_far(self) -> tuple[float, int]:
         """The sum of the bounds since the last line of the log, a mean over replicas; its steps."""
@@ -193,11 +192,12 @@ class Loop:
         return float(np.mean(totals)), int(np.reshape(counted, -1)[0])
 
     def _check_finite(self) -> None:
-        for replica, step in zip(
-            self._replicas, np.reshape(self._state.nonfinite_step, -1).tolist(), strict=True
-        ):
-            if step >= 0:
-                raise self._nonfinite(f"step {step}: the objective is not finite", replica)
+        if np.max(self._state.nonfinite_step) >= 0:
+            for replica, state in self._each(self._states()):
+                if (step := int(state.nonfinite_step)) >= 0:
+                    raise self._nonfinite(f"step {step}: {devices.said_nonfinite(state)}", replica)
+        if not self._all_finite(self._state.train.params):
+            self._check_parameters(self._states())
 
     def _nonfinite(self, what: str, replica: Replica) -> NonFiniteError:
         good = replica.checkpoints.latest_step()
@@ -239,8 +239,10 @@ class Loop:
 
     def _check_parameters(self, states: list[RunState]) -> None:
         for replica, state in self._each(states):
-            if not all(bool(jnp.isfinite(a).all()) for a in jax.tree.leaves(state.train.params)):
-                raise self._nonfinite(f"step {self._step}: a parameter is not finite", replica)
+            for name, leaf in devices.named_leaves(state.train.params):
+                if not jnp.isfinite(leaf).all():
+                    said = f"step {self._step}: the parameter {name} is not finite"
+                    raise self._nonfinite(said, replica)
 
     def _save(self, bounds: Sequence[float | None] | None = None) -> None:
         states = self._states()

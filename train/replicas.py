@@ -1,18 +1,20 @@
 """The seeds of a run: each has its own folder, with checkpoints and logs of its own."""
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from etils import epath
 
-from memjax import hosts
-from memjax.checkpoint import Checkpoints
+from memjax import hosts, workdirs
+from memjax.checkpoint import BrokenCheckpoint, Checkpoints, newest_whole
 from memjax.config import Experiment
+from memjax.errors import InputError
 from memjax.memory import usage
 
 from .devices import RunState
@@ -53,7 +55,9 @@ class Replica:
         """Open the checkpoints; the logs are opened once it is known where the run goes on."""
         self.experiment = experiment
         self.workdir = workdir
-        self.checkpoints = Checkpoints(workdir)
+        self.checkpoints = Checkpoints(
+            workdir, fields=workdirs.flat_fields(experiment), may_differ=workdirs.OF_NO_CHECKPOINT
+        )
         self._log: Log | None = None
         self._session: Session | None = None
 
@@ -72,9 +76,12 @@ class Replica:
         """Write a line of means since the last one, and the validation bound if there is one."""
         if self._log is None:
             return
-        means = {name: np.asarray(a) / int(state.counted) for name, a in state.totals.items()}
+        count = int(state.counted)  # none where all steps were skipped
+        means = {name: np.asarray(a) / count for name, a in state.totals.items() if count}
         used = usage(means.pop("posterior")) if "posterior" in means else {}
         values = {name: float(mean) for name, mean in means.items()} | used
+        if isinstance(state.train.opt_state, optax.ApplyIfFiniteState):
+            values["skipped_steps"] = int(state.train.opt_state.total_notfinite)
         if bound is not None:
             values["validation_bound"] = bound
         self._log.metrics(step, epoch, values)
@@ -85,14 +92,55 @@ class Replica:
             for name, grid in grids.items():
                 self._log.images(step, name, grid)
 
-    def save(self, state: Any, step: int, bound: float | None) -> None:
+    def save(self, state: RunState, step: int, bound: float | None) -> None:
         """Save a checkpoint, and who has trained it."""
-        self.checkpoints.save(hosts.spread(state), step, bound)
+        kept = dataclasses.replace(state, nonfinite=None)
+        self.checkpoints.save(hosts.spread(kept), step, bound)
         if self._session is not None:
             self._session.saved(step)
 
     def close(self) -> None:
         """Wait for the checkpoints and flush the logs."""
-        self.checkpoints.close()
-        if self._log is not None:
-            self._log.close()
+        with contextlib.ExitStack() as both:
+            if self._log is not None:
+                both.callback(self._log.close)
+            both.callback(self.checkpoints.close)
+
+
+def restored(replicas: Sequence[Replica], like: RunState) -> tuple[int, list[RunState]] | None:
+    """The newest step that is whole in all replicas, and its states; None where none is saved.
+
+    Steps that are newer, and those that are broken, are set aside: they would be in the way of
+    saving them again.
+
+    Raises:
+        InputError: steps are saved, and none is whole.
+    """
+    opened = [replica.checkpoints for replica in replicas]
+    saved = [one.steps() for one in opened]
+    # A kill may come between the first saves of two replicas, and between any later ones.
+    if not all(saved):
+        found = None
+    elif common := sorted(set.intersection(*map(set, saved)), reverse=True):
+        step, states = newest_whole(opened, dataclasses.replace(like, nonfinite=None), common)
+        nonfinite = jnp.zeros(like.nonfinite.shape, bool)
+        found = step, [dataclasses.replace(state, nonfinite=nonfinite) for state in states]
+    else:
+        folders = ", ".join(replica.workdir for replica in replicas)
+        raise InputError(f"{folders}: have no checkpoint of the same step, expected one")
+    for one in opened:
+        _tidy(one, 0 if found is None else found[0])
+    return found
+
+
+def _tidy(checkpoints: Checkpoints, step: int) -> None:
+    """Set aside what is newer than a step, and what is broken."""
+    for other in checkpoints.steps():
+        try:
+            checkpoints.check(other)
+            newer = other > step
+        except BrokenCheckpoint as error:
+            logger.warning("%s", error)
+            newer = True
+        if newer:
+            checkpoints.set_aside(other)

@@ -1,13 +1,14 @@
 """One run, from an experiment and a folder to a trained state."""
 
+import contextlib
 import dataclasses
-import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from memjax import backend, config, configs, data, hosts, provenance, workdirs
 from memjax.config import Experiment
 from memjax.data import Dataset
-from memjax.errors import InputError
+from memjax.errors import InputError, WriteError
 from memjax.training import TrainState
 
 from . import devices
@@ -16,8 +17,9 @@ from .checks import (
     check_fields,
     check_idle,
     check_model,
+    check_same,
     check_workdir,
-    prepare_workdir,
+    prepared,
 )
 from .loop import Loop
 from .replicas import folders
@@ -49,8 +51,10 @@ def run(
         The trained state; with `train.num_seeds` above 1 its arrays have another axis in front.
 
     Raises:
-        InputError: bad data, a field out of range, or a workdir that holds another run.
-        NonFiniteError: the objective became infinite or not a number.
+        InputError: bad data, a field out of range, or a workdir that holds another run, that
+            another process is in, or none of whose checkpoints is whole.
+        WriteError: the disk is full; the last complete checkpoint is as it was.
+        NonFiniteError: objective, gradient or parameters are infinite or not a number.
         Stopped: SIGTERM or SIGINT arrived; the state is saved.
     """
     if isinstance(experiment, str):
@@ -84,32 +88,36 @@ def run(
         data_sha256=dataset.digest(),
         versions=provenance.versions(),
     )
-    _prepare(experiment, dataset, workdir)
-    with hosts.refused_together():
-        loop = Loop(experiment, dataset, workdir, used)
-    try:
+    every = {workdir: experiment} | folders(experiment, workdir)
+    with contextlib.ExitStack() as stack:
+        with hosts.refused_together():
+            if hosts.is_first():
+                for folder, one in every.items():
+                    check_same(one, dataset, folder)
+                for folder, one in every.items():
+                    stack.enter_context(prepared(one, dataset, folder))
+        with hosts.refused_together():
+            if not hosts.is_first():  # the workdir has to be one that all processes see
+                workdirs.check_same_run(experiment, workdir)
         with collected() as signals:
-            return loop.train(signals, stop_at_step)
-    finally:
-        if not hosts.ends_alone(sys.exception()):  # else it would wait for the others
-            loop.close()
+            with hosts.refused_together():
+                loop = Loop(experiment, dataset, workdir, used)
+            with _closed_after(loop):
+                return loop.train(signals, stop_at_step)
 
 
-def _prepare(experiment: Experiment, dataset: Dataset, workdir: str) -> None:
-    """The first process makes the workdir, or checks it, and the others look whether they see it.
-
-    Raises:
-        InputError: it cannot be written, holds another run, or is not the same for all processes.
-    """
-    with hosts.refused_together():
-        if hosts.is_first():
-            prepare_workdir(experiment, dataset, workdir)
-            if experiment.train.num_seeds > 1:
-                for folder, alone in folders(experiment, workdir).items():
-                    prepare_workdir(alone, dataset, folder)
-    with hosts.refused_together():
-        if not hosts.is_first():
-            workdirs.check_same_run(experiment, workdir)
+@contextlib.contextmanager
+def _closed_after(loop: Loop) -> Iterator[None]:
+    """Wait for the checkpoints and flush the logs, unless it has to end at once."""
+    try:
+        yield
+    except BaseException as error:
+        # Of several processes it would wait for the others.
+        if not isinstance(error, KeyboardInterrupt) and not hosts.ends_alone(error):
+            with contextlib.suppress(*([WriteError] if isinstance(error, WriteError) else [])):
+                loop.close()
+        raise
+    loop.close()
 
 
 def fit_to_data(experiment: Experiment, dataset: Dataset) -> Experiment:

@@ -42,4 +42,5 @@ class Session:
         self._write([*self._earlier, self._entry])
 
     def _write(self, entries: list[dict[str, Any]]) -> None:
-        workdirs.write_whole(self._path, json.dumps(entries, indent=2) + "\n")
+        with workdirs.writing(self._path):
+            workdirs.write_whole(self._path, json.dumps(entries, indent=2) + "\n")

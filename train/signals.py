@@ -2,7 +2,10 @@
 
 import contextlib
 import logging
+import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,33 +28,77 @@ class Stopped(hosts.Agreed):
         self.step = step
 
 
-@contextlib.contextmanager
-def collected() -> Iterator[list[int]]:
-    """The numbers of the SIGTERMs and SIGINTs that arrive, instead of their usual effect.
+class Signals(list[int]):
+    """The numbers of the signals that have arrived.
 
-    A second signal of a kind acts at once. Outside the main thread, where Python handles no
-    signals, the list stays empty.
+    Attributes:
+        nothing_to_save: no step is taken yet, so that a signal ends the process at once.
+    """
+
+    nothing_to_save = True
+
+
+@contextlib.contextmanager
+def collected() -> Iterator[Signals]:
+    """The SIGTERMs and SIGINTs that arrive, instead of their usual effect.
+
+    A second signal acts at once. Outside the main thread, where Python handles no signals, none is
+    collected.
 
     Of several processes SIGTERM is left to jax, which tells the others; a SIGINT becomes one, so
     that all stop at the same step.
     """
     stops = (signal.SIGINT,) if hosts.several() else (signal.SIGTERM, signal.SIGINT)
-    received: list[int] = []
+    received = Signals()
     previous: dict[int, Any] = {}
 
     def remember(number: int, frame: Any) -> None:
         del frame
         received.append(number)
         logger.warning("%s: saving, then stopping", signal.Signals(number).name)
-        signal.signal(number, previous[number])
+        for stop, handler in previous.items():
+            signal.signal(stop, handler)
         if hosts.several():
             signal.raise_signal(signal.SIGTERM)
 
-    with contextlib.suppress(ValueError):  # not the main thread
-        for stop in stops:
-            previous[stop] = signal.signal(stop, remember)
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ValueError):  # not the main thread
+            for stop in stops:
+                previous[stop] = signal.signal(stop, remember)
+            stack.enter_context(_watched(received))
+        try:
+            yield received
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def _watched(received: Signals) -> Iterator[None]:
+    """End the process at a signal for as long as there is nothing to save.
+
+    Python's own handlers wait for the main thread, and that for XLA, which compiles for a minute.
+    """
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)
+    before = signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
+
+    def watch() -> None:
+        while number := os.read(reads, 1):
+            if received.nothing_to_save and not (number[0] == signal.SIGINT and _interactive()):
+                print("stopped before its first step; the same command goes on", file=sys.stderr)
+                sys.stderr.flush()
+                os._exit(128 + number[0])
+        os.close(reads)
+
+    threading.Thread(target=watch, name="signals", daemon=True).start()
     try:
-        yield received
+        yield
     finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        signal.set_wakeup_fd(before)
+        os.close(writes)
+
+
+def _interactive() -> bool:
+    """Whether somebody works in this process, who would lose more than the run."""
+    return hasattr(sys, "ps1") or "ipykernel" in sys.modules
