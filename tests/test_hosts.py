@@ -57,26 +57,33 @@ def restored(workdir: Path, like: TrainState, step: int) -> TrainState:
 
 
 def assert_close(found: Any, expected: Any, tolerance: float) -> None:
-    """Relative to the largest element of an array: single ones may be tiny."""
+    """Relative to the largest element of an array: single ones may be tiny.
 
-    def check(found: jax.Array, expected: jax.Array) -> None:
-        largest = np.abs(np.asarray(expected)).max(initial=0.0)
-        np.testing.assert_allclose(found, expected, rtol=0, atol=tolerance * largest)
+    The biases before a batch norm have no gradient: theirs is rounding, and they stay where they
+    began, at zero.
+    """
 
-    jax.tree.map(check, found, expected)
+    def check(path: Any, found: jax.Array, expected: jax.Array) -> None:
+        name, largest = jax.tree_util.keystr(path), np.abs(np.asarray(expected)).max(initial=0.0)
+        if name.endswith("['dense']['bias']"):
+            assert max(largest, np.abs(np.asarray(found)).max()) < 1e-4
+        else:
+            np.testing.assert_allclose(found, expected, 0, tolerance * largest, err_msg=name)
+
+    jax.tree_util.tree_map_with_path(check, found, expected)
 
 
 def test_one_step_has_the_same_gradient(ran: Run) -> None:
     # After one step Adam's first moment is a multiple of the gradient.
     found = restored(ran.folder / "one", ran.one, 1)
-    moments = [leaf for leaf in jax.tree.leaves(ran.one.optimizer_state) if leaf.ndim > 0]
+    moments = [leaf for leaf in jax.tree.leaves(ran.one.opt_state) if leaf.ndim > 0]
     assert any(np.abs(moment).max() > 0 for moment in moments)
-    assert_close(found.optimizer_state, ran.one.optimizer_state, 1e-5)
+    assert_close(found.opt_state, ran.one.opt_state, 1e-5)
 
 
 def test_ten_steps_lead_to_the_same_parameters(ran: Run) -> None:
     found = restored(ran.folder / "ten", ran.ten, 10)
-    assert found.step == ran.ten.step == pair_programs.STEPS
+    assert int(found.step) == int(ran.ten.step) == pair_programs.STEPS
     assert jax.tree.leaves(found.batch_stats)
     assert_close((found.params, found.batch_stats), (ran.ten.params, ran.ten.batch_stats), 1e-4)
 
