@@ -93,15 +93,14 @@ class Checkpoints:
         Raises:
             WriteError: it cannot be written, or the one before it could not be.
         """
+        if self._saving is None:
+            self._begin()
         if step in self._manager.all_steps():
             return
         # Orbax wants metrics with every step: a step without a bound is never the best.
         measured = validation_bound is not None and math.isfinite(validation_bound)
         metrics = {METRIC: validation_bound if measured else UNMEASURED}
         with self._writing():
-            if self._saving is None:
-                self._clear_unfinished()
-                self._manager.reload()
             self._manager.wait_until_finished()
             self._saving = step
             self._manager.save(step, args=ocp.args.PyTreeSave(state), metrics=metrics)
@@ -167,8 +166,10 @@ class Checkpoints:
             return
         aside = self._folder / SET_ASIDE
         aside.mkdir(exist_ok=True)
-        names = (str(step), *(f"{step}.{number}" for number in range(1, 10**6)))
-        place = next(aside / name for name in names if not (aside / name).exists())
+        place, number = aside / str(step), 0
+        while place.exists():
+            number += 1
+            place = aside / f"{step}.{number}"
         (self._folder / str(step)).rename(place)
         logger.warning("%s: set aside as %s", self._folder / str(step), place)
 
@@ -216,6 +217,12 @@ class Checkpoints:
     def _is_sealed(self, step: int) -> bool:
         return (self._folder / str(step) / manifest.NAME).exists()
 
+    def _begin(self) -> None:
+        """Before the first save, see what is on disk now."""
+        with self._writing():
+            self._clear_unfinished()
+            self._manager.reload()
+
     def _seal(self) -> None:
         """Write the manifest; Orbax calls it in its own thread, just before it commits a step."""
         final = self._folder / str(self._saving)
@@ -229,9 +236,8 @@ class Checkpoints:
         except Exception as error:  # of many kinds, as above
             with contextlib.suppress(OSError):
                 self._clear_unfinished()
-            raise WriteError(
-                f"{self._folder / str(self._saving)}: cannot be written ({_first_line(error)})"
-            ) from error
+            path = self._folder / str(self._saving or "")
+            raise WriteError(f"{path}: cannot be written ({_first_line(error)})") from error
 
     def _clear_unfinished(self) -> None:
         """Remove what a kill has left half written."""

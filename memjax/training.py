@@ -233,8 +233,9 @@ def _nonfinite(objective: Array, gradient: Any) -> Array:
     The norm is computed anyway to limit it, and says in one number that there is nothing to find.
     """
     leaves = [objective, *jax.tree.leaves(gradient)]
+    squares = sum(jnp.sum(jnp.square(leaf)) for leaf in leaves[1:])
     return lax.cond(
-        jnp.isfinite(objective) & jnp.isfinite(optax.global_norm(gradient)),
+        jnp.isfinite(objective) & jnp.isfinite(squares),
         lambda: jnp.zeros(len(leaves), bool),
         lambda: jnp.stack([~jnp.isfinite(leaf).all() for leaf in leaves]),
     )

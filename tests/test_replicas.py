@@ -101,7 +101,7 @@ def test_each_has_a_folder_that_is_a_run(
 ) -> None:
     workdir, state = together
     assert sorted(path.name for path in workdir.iterdir()) == [
-        *("config.json", "seed_3", "seed_4", "seed_5"),
+        *("config.json", "lock", "seed_3", "seed_4", "seed_5"),
     ]
     for number in range(COUNT):
         folder = workdir / f"seed_{SEED + number}"

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import memjax
 import train
 from memjax.checkpoint import Checkpoints
 from memjax.config import Experiment
@@ -205,16 +206,35 @@ def test_a_run_whose_checkpoints_are_gone_is_refused(
     assert runs.contents(workdir) == before
 
 
-def test_a_damaged_checkpoint_is_said(images: Path, workdir: Path) -> None:
-    for path in (workdir / "checkpoints" / str(runs.STEPS)).rglob("d/*"):
-        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    # In a process of its own: orbax leaves to the garbage collector what it had begun.
-    command = [sys.executable, "-m", "train", *runs.arguments(images, workdir)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    (said,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert f"checkpoints/{runs.STEPS}: cannot be restored" in said
-    assert "expected a whole checkpoint of this model; other steps saved: " in said
+def test_a_damaged_checkpoint_is_said_and_the_one_before_used(
+    uninterrupted: Run, workdir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = max((workdir / "checkpoints" / str(runs.STEPS)).rglob("d/*"))
+    content = bytearray(broken.read_bytes())
+    content[len(content) // 2] ^= 1
+    broken.write_bytes(content)
+    with caplog.at_level(logging.INFO, logger="memjax"):
+        assert memjax.restore(str(workdir)).step == 8
+        state = train.run(uninterrupted.experiment, str(workdir))
+    assert caplog.text.count(f"{broken}: found SHA-256 ") >= 2
+    assert f"going on from step 8 of {workdir}" in caplog.text
+    runs.assert_same_bits(state, uninterrupted.state)
+    assert runs.metrics(workdir) == runs.metrics(uninterrupted.workdir)
+    assert saved_steps(workdir) == saved_steps(uninterrupted.workdir)
+    assert (workdir / "checkpoints/set_aside" / str(runs.STEPS)).is_dir()
+
+
+def test_where_no_checkpoint_is_whole_nothing_is_begun(uninterrupted: Run, workdir: Path) -> None:
+    for step in saved_steps(workdir)[0]:
+        (workdir / "checkpoints" / str(step) / "default" / "_METADATA").unlink()
+    before = runs.contents(workdir / "checkpoints")
+    for refused in (
+        lambda: train.run(uninterrupted.experiment, str(workdir)),
+        lambda: memjax.restore(str(workdir)),
+    ):
+        with pytest.raises(InputError, match=r"no checkpoint can be read, .*_METADATA: is missing"):
+            refused()
+    assert runs.contents(workdir / "checkpoints") == before
 
 
 @pytest.mark.parametrize("text", ["[{}]", '{"a": 1}', "5", "[5]"])

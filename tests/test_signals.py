@@ -1,13 +1,17 @@
 """Signals: collected while a run trains, and what they were before and after."""
 
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from train.signals import Stopped, collected
 
+ROOT = Path(__file__).parent.parent
 STOPS = [signal.SIGTERM, signal.SIGINT]
 
 
@@ -65,3 +69,36 @@ def test_outside_the_main_thread_nothing_is_collected() -> None:
     thread.start()
     thread.join()
     assert found == [[], before]
+
+
+BUSY = """
+import hashlib, sys
+from train.signals import collected
+with collected() as received:
+    received.nothing_to_save = sys.argv[1] == "nothing"
+    print("busy", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"", b"", int(sys.argv[2]))  # the main thread, in C
+    print(received, flush=True)
+"""
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_before_the_first_step_a_signal_ends_the_process(number: signal.Signals) -> None:
+    """While XLA compiles Python's handlers have to wait."""
+    command = [sys.executable, "-c", BUSY, "nothing", str(10**9)]  # some minutes
+    with subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "busy\n"
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert said.splitlines()[-1] == "stopped before its first step; the same command goes on"
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_after_it_the_signal_is_kept(number: signal.Signals) -> None:
+    command = [sys.executable, "-c", BUSY, "something", "300000"]
+    with subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "busy\n"
+        process.send_signal(number)
+        found, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and found == f"[{number.value}]\n"

@@ -29,12 +29,12 @@ def locked(workdir: str) -> Iterator[None]:
     if workdirs.is_bucket(path):
         yield
         return
-    with Path(path).open("a+") as file:
+    with Path(path).open("ab+", buffering=0) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
-            holder = file.readline().strip() or "another process"
+            holder = file.readline().decode(errors="replace").strip() or "another process"
             raise InputError(
                 f"{workdir}: in use by the run of {holder}, expected its end, or another workdir"
             ) from error
@@ -42,5 +42,5 @@ def locked(workdir: str) -> Iterator[None]:
             logger.warning("%s: cannot be locked (%s): start no second run in it", path, error)
         with contextlib.suppress(OSError):  # a full disk is said by what needs the room
             file.truncate(0)
-            print(f"process {os.getpid()} on {platform.node()}", file=file, flush=True)
+            file.write(f"process {os.getpid()} on {platform.node()}\n".encode())
         yield
