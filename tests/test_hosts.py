@@ -155,7 +155,10 @@ def test_what_one_refuses_all_refuse_alike(ran: Run) -> None:
 
 def test_a_command_that_one_refuses_ends_both(tmp_path: Path) -> None:
     images, missing = runs.write_images(tmp_path), tmp_path / "missing.npz"
-    commands = [["train", *runs.arguments(path, tmp_path / "run")] for path in (images, missing)]
+    commands = [
+        ["train", *runs.arguments(path, tmp_path / "run", batch_size=12)]
+        for path in (images, missing)
+    ]
     with Pair(*commands) as pair:
         ended = pair.both_ended()
     for end in ended:
