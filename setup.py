@@ -37,6 +37,7 @@ TEST = [
     "packaging",
     "pytest>=8",
     "pytest-xdist>=3.6",
+    "pyyaml>=6",
     "ruff>=0.9",
     "setuptools>=77",  # the wheel is built without network
 ]

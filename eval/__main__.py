@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import tyro
 
+from memjax import hosts
 from memjax.errors import InputError
 
 from . import (
@@ -27,6 +28,8 @@ from . import (
     tables,
 )
 
+# `--draws True` rather than `--draws`, which `--distributed` of `likelihood` is.
+_with_values = tyro.conf.configure(tyro.conf.FlagConversionOff)
 TASKS: dict[str, Callable] = {
     "likelihood": likelihood,
     "samples": samples,
@@ -54,13 +57,16 @@ def main(argv: list[str] | None = None) -> int:
     logger.setLevel(logging.INFO)
     try:
         _check_task(sys.argv[1:] if argv is None else argv)
-        tyro.extras.subcommand_cli_from_dict(
-            TASKS,
-            prog="eval",
-            description=__doc__,
-            args=argv,
-            config=(tyro.conf.FlagConversionOff,),
-        )
+        with hosts.ended_at_once():
+            tyro.extras.subcommand_cli_from_dict(
+                {
+                    name: task if task is likelihood else _with_values(task)
+                    for name, task in TASKS.items()
+                },
+                prog="eval",
+                description=__doc__,
+                args=argv,
+            )
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

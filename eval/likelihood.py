@@ -19,7 +19,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from tqdm import tqdm
 
-from memjax import data, training, workdirs
+from memjax import data, hosts, training, workdirs
 from memjax.errors import InputError
 from memjax.evaluation import log_weights_and_diagnostics, pass_statistics, summarise
 from memjax.nn import Precision
@@ -58,6 +58,7 @@ def likelihood(
     batch_size: int = 100,
     chunk_size: int = 50,
     experiment: Own = None,
+    processes: hosts.Options = hosts.ALONE,
 ) -> list[Record]:
     """Estimate log p(x) with importance samples; writes results.json and an .npz in the workdir.
 
@@ -79,29 +80,45 @@ def likelihood(
         chunk_size: samples together; it changes speed and memory, not the answer. A smaller one is
             taken, and said, if that many do not fit into memory.
         experiment: as in `memjax.restore`, for a run of one's own experiment.
+        processes: whether this is one of several, which share the images, and how they find each
+            other.
 
     Raises:
         InputError: a number below 1, an unknown choice, a split that is not there, a model that
             is given its memory, or anything else wrong with the run.
     """
-    check_at_least(
-        num_samples=num_samples,
-        batch_size=batch_size,
-        chunk_size=chunk_size,
-        max_images=max_images,
-    )
-    check_seeds(seed=seed, binarisation_seed=binarisation_seed)
-    check_choice("batch_norm", batch_norm, ("pass", "moving_average"))
-    check_choice("precision", precision, (None, *get_args(Precision)))
-    run = open_run(workdir, data_dir, step, experiment)
-    if run.reads_context:
-        raise InputError(
-            f"{workdir}: {run.experiment.name} is given its memory with each batch, expected `eval "
-            "few-shot` or `eval recall` for it"
+    processes.join()
+    with hosts.refused_together():
+        check_at_least(
+            num_samples=num_samples,
+            batch_size=batch_size,
+            chunk_size=chunk_size,
+            max_images=max_images,
         )
-    origin = records.here()  # of the code that runs, whatever is edited meanwhile
-    records.load(run.workdir / workdirs.RESULTS)  # before the work rather than after it
-    split_of(run, split)
+        check_seeds(seed=seed, binarisation_seed=binarisation_seed)
+        check_choice("batch_norm", batch_norm, ("pass", "moving_average"))
+        check_choice("precision", precision, (None, *get_args(Precision)))
+        run = open_run(workdir, data_dir, step, experiment)
+        if run.reads_context:
+            raise InputError(
+                f"{workdir}: {run.experiment.name} is given its memory with each batch, expected "
+                "`eval few-shot` or `eval recall` for it"
+            )
+        origin = records.here()  # of the code that runs, whatever is edited meanwhile
+        records.load(run.workdir / workdirs.RESULTS)  # before the work rather than after it
+        split_of(run, split)
+    hosts.check_same(
+        num_samples=num_samples,
+        split=split,
+        max_images=max_images,
+        step=run.step,
+        batch_norm=batch_norm,
+        precision=precision,
+        binarisation_seed=binarisation_seed,
+        seed=seed,
+        data_sha256=run.dataset.digest(),
+        versions=origin["versions"],
+    )
     started = time.monotonic()
     if precision is not None:
         run = dataclasses.replace(run, model=run.model.clone(precision=precision))
@@ -130,17 +147,21 @@ def likelihood(
         num_samples=num_samples,
         num_images=count,
         protocol=protocol,
+        process=[jax.process_index(), jax.process_count()],  # each keeps those of its share
         origin=origin,
     )
     earlier = partial.seconds
     found = evaluate_split(run, evaluate, split, max_images, batch_size, partial)
     common = {"num_samples": num_samples, "protocol": protocol, **origin}
     common["seconds"] = round(time.monotonic() - started + earlier, 1)
-    written = write(run, found, split, numbers, common)
+    new = records_of(run, found, split, numbers, common)
+    with hosts.refused_together():
+        if hosts.is_first():
+            write(run, found, numbers, new)
+            logger.info("%s", describe(new, bool(getattr(run.model, "num_classes", 0))))
+            logger.info("values of each image: %s", run.workdir / file_name(new[0]))
     partial.remove()
-    logger.info("%s", describe(written, bool(getattr(run.model, "num_classes", 0))))
-    logger.info("values of each image: %s", run.workdir / file_name(written[0]))
-    return written
+    return new
 
 
 def _digest(variables: Variables) -> str:
@@ -241,6 +262,8 @@ def evaluate_split(
 ) -> Found:
     """Evaluate a split batch by batch, its images spread over the local devices.
 
+    Each of several processes takes its share of them; all get the values of all.
+
     Args:
         run: whose data set it is.
         evaluate: from `make_evaluator`.
@@ -250,11 +273,13 @@ def evaluate_split(
         partial: gets the values of each batch; batches that it has already are left out.
     """
     images, labels = run.dataset.splits[split].images, run.dataset.splits[split].labels
-    places = evenly_spaced(len(images), max_images)
+    every = evenly_spaced(len(images), max_images)
+    places = every[hosts.share_of(len(every))]
     count = jax.local_device_count()
     size = -(-min(batch_size, len(places)) // count) * count
     partial = Partial() if partial is None else partial
-    with tqdm(total=len(places), initial=partial.done, unit="image", disable=None) as bar:
+    silent = None if hosts.is_first() else True
+    with tqdm(total=len(places), initial=partial.done, unit="image", disable=silent) as bar:
         for first in range(partial.done, len(places), size):
             # The last batch is filled up with the last image, whose copies are dropped.
             index = places[np.minimum(np.arange(first, first + size), len(places) - 1)]
@@ -264,13 +289,13 @@ def evaluate_split(
             partial.add(jax.tree.map(lambda of, kept=kept: np.asarray(of)[..., :kept], result))
             bar.update(kept)
     assert partial.found is not None, "a split has images"
-    return partial.found
+    return hosts.joined(partial.found, len(every))
 
 
-def write(
+def records_of(
     run: Run, everything: Found, split: str, numbers: list[int], common: dict[str, Any]
 ) -> list[Record]:
-    """Add the records to results.json and write the per-image values beside it.
+    """The records of an evaluation.
 
     Args:
         run: that was evaluated.
@@ -308,13 +333,23 @@ def write(
             **common,
         )
     )
+    return new
+
+
+def write(run: Run, everything: Found, numbers: list[int], new: list[Record]) -> None:
+    """Add the records to results.json and write the per-image values beside it.
+
+    Raises:
+        InputError: the workdir cannot be written.
+    """
+    found, _ = everything
     values = io.BytesIO()
     np.savez_compressed(
         values,
         log_likelihood=found.log_likelihood,
         effective_sample_size=found.effective_sample_size,
         iwae_bound=found.iwae_bound,
-        num_samples=np.array([*numbers, num_samples]),
+        num_samples=np.array([*numbers, new[0].num_samples]),
         protocol=json.dumps(new[0].protocol),
     )
     try:
@@ -324,7 +359,6 @@ def write(
             f"{run.workdir}: cannot be written ({error.strerror}), expected a writable folder"
         ) from error
     records.add(run.workdir / workdirs.RESULTS, new)
-    return new
 
 
 def file_name(one: Record) -> str:

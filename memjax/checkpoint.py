@@ -48,7 +48,8 @@ class Checkpoints:
 
         Args:
             workdir: folder of the run.
-            create: make the folder if it is not there.
+            create: make the folder if it is not there. Of several processes all do it together;
+                otherwise each may read by itself.
             fields: of the run, flat: they go into the manifests, and checkpoints of a run with
                 others are refused.
             may_differ: names of fields in which they may differ.
@@ -74,6 +75,8 @@ class Checkpoints:
                 create_directories_asynchronously=False,
                 post_finalization_callback=self._seal,
             ),
+            # Whoever makes the folder saves in it, together with all other processes.
+            multiprocessing_options=_TOGETHER if create else _alone(),
         )
         path = epath.Path(workdir)
         # Orbax takes absolute paths only; to resolve a bucket's address would spoil it.
@@ -88,7 +91,7 @@ class Checkpoints:
         """Save a state, unless this step is saved already.
 
         Args:
-            state: a pytree of arrays.
+            state: a pytree of arrays; of several processes those that `hosts.spread` returns.
             step: its number.
             validation_bound: in nats, if the run has a validation split.
 
@@ -291,6 +294,24 @@ def _steps(folder: epath.Path) -> list[int]:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def wait_for_all(what: str, seconds: int) -> None:
+    """Return when all processes have called this with the same new name, whatever they compute."""
+    ocp.multihost.get_barrier_sync_fn()(key=what, timeout_ms=1000 * seconds)
+
+
+_TOGETHER = ocp.options.MultiprocessingOptions()
+
+
+def _alone() -> ocp.options.MultiprocessingOptions:
+    """For a process that does not wait for the others."""
+    if jax.process_count() == 1:
+        return _TOGETHER
+    this = jax.process_index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=this, active_processes={this}, barrier_sync_key_prefix=f"process_{this}"
+    )
 
 
 def _validation_bound(metrics: dict[str, float] | None) -> float:

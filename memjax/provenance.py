@@ -26,7 +26,15 @@ def describe() -> dict[str, Any]:
 
 
 def hardware() -> str:
-    """The devices that jax computes on, `2 cores of Intel Xeon` or `8 x NVIDIA H100`."""
+    """The devices that jax computes on, `2 cores of Intel Xeon` or `8 x NVIDIA H100`.
+
+    Of several processes those of this one, with their number in front: `4 processes, each 8 x ...`.
+    """
+    processes = jax.process_count()
+    return f"{processes} processes, each {_own()}" if processes > 1 else _own()
+
+
+def _own() -> str:
     devices = jax.local_devices()
     if devices[0].platform != "cpu":
         return f"{len(devices)} x {devices[0].device_kind}"

@@ -23,8 +23,8 @@ STEPS = 20_000
 STEPS_PER_EPOCH = 25  # of mem_vae_digits
 MOST_GROWTH = 0.01
 TENTHS = 10
-# A line every 50 steps, a validation and a checkpoint every 2,000, many calls an epoch. Of each save
-# tensorstore keeps some 40 KiB for ever, which more frequent ones would show.
+# A line every 50 steps, a validation and a checkpoint every 2,000, many calls an epoch. tensorstore
+# keeps some 40 KiB of each save for ever, which more frequent ones would show.
 ARGUMENTS = (
     *("mem_vae_digits", "--model.hidden", "8", "8", "--model.latent", "2"),
     *("--model.slots", "3", "2", "--train.call-seconds", "0.1"),

@@ -1,5 +1,6 @@
 """The command line of evaluation: exit codes and what is printed."""
 
+import dataclasses
 import logging
 import subprocess
 import sys
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from eval.__main__ import TASKS, main
+from memjax import hosts
 from tests import eval_runs
 from tests.runs import contents
 
@@ -59,8 +61,11 @@ def test_help_of_every_task(command: Command, task: str) -> None:
     code, out, _ = command(task, "--help")
     assert code == 0
     assert TASKS[task].__doc__.splitlines()[0].rstrip(".") in " ".join(out.split())
-    for option in TASKS[task].__annotations__:
-        if option not in ("return", "workdirs", "experiment"):
+    options = set(TASKS[task].__annotations__)
+    if "processes" in options:  # a group, whose options have no prefix
+        options |= {field.name for field in dataclasses.fields(hosts.Processes)}
+    for option in options:
+        if option not in ("return", "workdirs", "experiment", "processes"):
             assert f"--{option.replace('_', '-')}" in out
 
 

@@ -19,6 +19,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "distributions": set(),
     "manifest": set(),
     "checkpoint": {"manifest"},
+    "hosts": {"backend", "checkpoint"},
     "plots": set(),
     "bounds": {"types"},
     "nn": {"types"},

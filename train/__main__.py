@@ -1,6 +1,7 @@
 """The command line of training.
 
 python -m train EXPERIMENT --workdir DIR [--data-dir DIR] [--seed N] [any field]
+python -m train EXPERIMENT --workdir DIR --distributed    on every host, at the same time
 python -m train --list
 python -m train EXPERIMENT --help
 """
@@ -13,7 +14,7 @@ from typing import Annotated
 
 import tyro
 
-from memjax import configs
+from memjax import configs, hosts
 from memjax.config import Experiment
 from memjax.errors import InputError, WriteError
 
@@ -29,11 +30,13 @@ class Arguments:
         experiment: the fields of the experiment.
         data_dir: folder with <dataset>.npz files; MEMJAX_DATA_DIR if not given; without either,
             data sets are downloaded.
+        processes: whether this is one of several, and how they find each other.
     """
 
     workdir: str
-    experiment: Annotated[Experiment, tyro.conf.arg(name="")]
+    experiment: Annotated[Experiment, tyro.conf.arg(name=""), tyro.conf.FlagConversionOff]
     data_dir: str | None = None
+    processes: hosts.Options = hosts.ALONE
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -41,7 +44,8 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     _say_plainly()
     try:
-        return _main(argv)
+        with hosts.ended_at_once():
+            return _main(argv)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -69,16 +73,30 @@ def _main(argv: list[str]) -> int:
         return 0
     if argv[0].startswith("-"):
         raise InputError(f"{argv[0]}: expected the name of an experiment first, or --list, --help")
+    arguments = parse(argv)
+    arguments.processes.join()
+    if not hosts.is_first():
+        # What all processes would say once for each of them.
+        logging.getLogger("memjax").setLevel(logging.WARNING)
+    run(arguments.experiment, arguments.workdir, data_dir=arguments.data_dir)
+    return 0
+
+
+def parse(argv: list[str]) -> Arguments:
+    """The arguments of a command line that begins with the name of an experiment.
+
+    Raises:
+        InputError: no such experiment.
+        SystemExit: anything else that is wrong with it, said on stderr.
+    """
     experiment = configs.get(argv[0])
-    arguments = tyro.cli(
+    return tyro.cli(
         Arguments,
         prog=f"train {argv[0]}",
         args=argv[1:],
         default=Arguments(workdir=tyro.MISSING, experiment=experiment),
-        config=(tyro.conf.AvoidSubcommands, tyro.conf.FlagConversionOff),
+        config=(tyro.conf.AvoidSubcommands,),
     )
-    run(arguments.experiment, arguments.workdir, data_dir=arguments.data_dir)
-    return 0
 
 
 def _say_plainly() -> None:

@@ -14,9 +14,10 @@ import numpy as np
 import optax
 from jax import lax
 
-from memjax import data, training
+from memjax import data, hosts, training
 from memjax.config import Experiment
 from memjax.data import Split
+from memjax.errors import InputError
 from memjax.training import Metrics, TrainState
 from memjax.types import Array, Batch
 
@@ -65,14 +66,27 @@ class Source:
 
 
 def choose(batch_size: int, together: int = 1) -> list[jax.Device]:
-    """The largest number of local devices that divides the batch; says so if it is not all.
+    """The largest number of devices that divides the batch; says so if it is not all.
+
+    Several processes take all of their devices.
 
     Args:
         batch_size: B, a multiple of `together`.
         together: consecutive examples that stay on one device.
+
+    Raises:
+        InputError: the devices of several processes do not divide the batch.
     """
-    devices = jax.local_devices()
+    devices = hosts.devices()
     parts = batch_size // together
+    if hosts.several():
+        if parts % len(devices):
+            raise InputError(
+                f"train.batch_size: found {batch_size}, which does not divide by the "
+                f"{len(devices)} devices of {jax.process_count()} processes, expected "
+                f"{_nearest(batch_size, len(devices) * together)}"
+            )
+        return devices
     used = max(n for n in range(1, len(devices) + 1) if parts % n == 0)
     if used < len(devices):
         logger.warning(
@@ -85,16 +99,33 @@ def choose(batch_size: int, together: int = 1) -> list[jax.Device]:
     return devices[:used]
 
 
+def _nearest(size: int, unit: int) -> str:
+    """The multiples below and above."""
+    below = size // unit * unit
+    return f"{below} or {below + unit}" if below else str(unit)
+
+
+def connect(devices: Sequence[jax.Device]) -> None:
+    """Make the connections between processes, once all of them are here.
+
+    On CPUs these are given up when a process is half a minute late; later it may be.
+    """
+    if hosts.several():
+        hosts.gathered(0)
+        over_devices(lambda one: lax.psum(one, "devices"), devices)(np.int32(1))
+
+
 def over_devices(
     function: Callable, devices: Sequence[jax.Device], donate: tuple[int, ...] = ()
 ) -> Callable:
     """Run a function on every device, each of which knows its place by the axis `devices`.
 
-    All get the same arguments, and what they return must be equal on all of them.
+    All get the same arguments, and what they return must be equal on all of them. Of several
+    processes each passes the arguments to its own devices, and finds the results there.
 
     Args:
         function: of positional arguments.
-        devices: to map over.
+        devices: to map over, of all processes.
         donate: arguments whose memory may be used again.
     """
     # pmap wants an argument that is mapped.
@@ -107,15 +138,15 @@ def over_devices(
         devices=devices,
         donate_argnums=tuple(number + 1 for number in donate),
     )
-    return functools.partial(mapped, np.arange(len(devices)))
+    return functools.partial(mapped, np.arange(len(hosts.own(devices))))
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
-    """The same arrays on every device, placed as `over_devices` returns them.
+    """The same arrays on every device of this process, placed as `over_devices` returns them.
 
     A state placed otherwise would make the first call compile twice.
     """
-    mesh = jax.sharding.Mesh(np.array(devices), ("devices",))
+    mesh = jax.sharding.Mesh(np.array(hosts.own(devices)), ("devices",))
     return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
 
 

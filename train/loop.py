@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import math
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from memjax import training
+from memjax import hosts, training
 from memjax.config import Experiment
 from memjax.data import Dataset
 from memjax.training import TrainState
@@ -27,7 +28,7 @@ from .validation import make_validation
 logger = logging.getLogger("memjax")
 
 
-class NonFiniteError(Exception):
+class NonFiniteError(hosts.Agreed):
     """Objective, gradient or parameters are infinite or not a number.
 
     The message names the step, the parameter and the last good checkpoint.
@@ -37,13 +38,20 @@ class NonFiniteError(Exception):
 class Loop:
     """One run over one data set in one workdir, of one seed or of several side by side."""
 
-    def __init__(self, experiment: Experiment, dataset: Dataset, workdir: str):
+    def __init__(
+        self,
+        experiment: Experiment,
+        dataset: Dataset,
+        workdir: str,
+        used: Sequence[jax.Device],
+    ):
         """Compile nothing yet; open the checkpoints, start or resume, open the logs.
 
         Args:
             experiment: with the model's image shape filled in.
             dataset: all splits.
             workdir: prepared.
+            used: from `devices.choose`.
         """
         self._experiment = experiment
         self._workdir = workdir
@@ -52,7 +60,8 @@ class Loop:
             len(self._split), experiment.train.batch_size
         )
         self._total_steps = experiment.train.num_epochs * self._steps_per_epoch
-        self._devices = devices.choose(experiment.train.batch_size, experiment.sampler.together)
+        self._devices = used
+        devices.connect(self._devices)
         optimizer = devices.make_optimizer(experiment, self._steps_per_epoch)
         step = devices.make_step(experiment, optimizer, self._devices)
         self._replicas = [Replica(one, path) for path, one in folders(experiment, workdir).items()]
@@ -92,12 +101,12 @@ class Loop:
             step += count
             signals.nothing_to_save = False
             for replica in self._replicas:
-                replica.log.progress(step, bound)
+                replica.log_progress(step, bound)
             if first + count == self._steps_per_epoch:
                 self._end_epoch(epoch + 1)
-            if signals:
+            if (stop := _stop(signals)) is not None:
                 self._save()
-                raise Stopped(signals[0], step)
+                raise Stopped(stop, step)
         self._save()
         return self._state.train
 
@@ -158,7 +167,8 @@ class Loop:
         if self._seconds_per_step is None:
             return 1
         aim = self._experiment.train.call_seconds / 2  # the speed of a machine varies
-        return int(np.clip(aim / self._seconds_per_step, 1, most))
+        # Every process has its own clock, and all of them take part in every step.
+        return hosts.of_first(int(np.clip(aim / self._seconds_per_step, 1, most)))
 
     def _advance(
         self, source: Source, plan: np.ndarray, epoch: int, first: int, count: int
@@ -208,7 +218,7 @@ class Loop:
         bounds = [self._bound(one, state) if save else None for one, state in self._each(states)]
         for (replica, state), bound in zip(self._each(states), bounds, strict=True):
             replica.log_metrics(state, self._step, epoch, bound)
-            if save:
+            if save and hosts.is_first():
                 grids = self._draw(state.train.variables, replica.experiment.seed)
                 replica.log_images(self._step, grids)
         self._state = dataclasses.replace(
@@ -241,6 +251,15 @@ class Loop:
             self._each(states), bounds or [None] * len(states), strict=True
         ):
             replica.save(state, self._step, bound)
+
+
+def _stop(signals: Sequence[int]) -> int | None:
+    """The signal to stop at, if there is one; all processes stop at the same step."""
+    if not hosts.several():
+        return signals[0] if signals else None
+    if not hosts.preempted():
+        return None
+    return signals[0] if signals else signal.SIGTERM
 
 
 def _validation(

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 from etils import epath
 
-from memjax import workdirs
+from memjax import hosts, workdirs
 from memjax.checkpoint import BrokenCheckpoint, Checkpoints, newest_whole
 from memjax.config import Experiment
 from memjax.errors import InputError
@@ -49,7 +49,7 @@ def stacked(states: Sequence[RunState]) -> RunState:
 
 
 class Replica:
-    """One seed of a run."""
+    """One seed of a run. Of several processes all save it, and the first one writes its logs."""
 
     def __init__(self, experiment: Experiment, workdir: str):
         """Open the checkpoints; the logs are opened once it is known where the run goes on."""
@@ -58,14 +58,24 @@ class Replica:
         self.checkpoints = Checkpoints(
             workdir, fields=workdirs.flat_fields(experiment), may_differ=workdirs.OF_NO_CHECKPOINT
         )
+        self._log: Log | None = None
+        self._session: Session | None = None
 
     def open_logs(self, step: int, total_steps: int, shown: bool) -> None:
         """Open the logs of a run that starts or goes on at `step`."""
-        self.log = Log(self.workdir, step, total_steps, shown)
-        self._session = Session(self.workdir, step)
+        if hosts.is_first():
+            self._log = Log(self.workdir, step, total_steps, shown)
+            self._session = Session(self.workdir, step)
+
+    def log_progress(self, step: int, bound: float) -> None:
+        """Show where the run is; `bound` in nats."""
+        if self._log is not None:
+            self._log.progress(step, bound)
 
     def log_metrics(self, state: RunState, step: int, epoch: int, bound: float | None) -> None:
         """Write a line of means since the last one, and the validation bound if there is one."""
+        if self._log is None:
+            return
         count = int(state.counted)  # none where all steps were skipped
         means = {name: np.asarray(a) / count for name, a in state.totals.items() if count}
         used = usage(means.pop("posterior")) if "posterior" in means else {}
@@ -74,22 +84,26 @@ class Replica:
             values["skipped_steps"] = int(state.train.opt_state.total_notfinite)
         if bound is not None:
             values["validation_bound"] = bound
-        self.log.metrics(step, epoch, values)
+        self._log.metrics(step, epoch, values)
 
     def log_images(self, step: int, grids: Mapping[str, np.ndarray]) -> None:
         """Show grids of images in TensorBoard."""
-        for name, grid in grids.items():
-            self.log.images(step, name, grid)
+        if self._log is not None:
+            for name, grid in grids.items():
+                self._log.images(step, name, grid)
 
     def save(self, state: RunState, step: int, bound: float | None) -> None:
         """Save a checkpoint, and who has trained it."""
-        self.checkpoints.save(dataclasses.replace(state, nonfinite=None), step, bound)
-        self._session.saved(step)
+        kept = dataclasses.replace(state, nonfinite=None)
+        self.checkpoints.save(hosts.spread(kept), step, bound)
+        if self._session is not None:
+            self._session.saved(step)
 
     def close(self) -> None:
         """Wait for the checkpoints and flush the logs."""
         with contextlib.ExitStack() as both:
-            both.callback(self.log.close)
+            if self._log is not None:
+                both.callback(self._log.close)
             both.callback(self.checkpoints.close)
 
 

@@ -4,13 +4,14 @@ import contextlib
 import dataclasses
 from collections.abc import Iterator
 
-from memjax import backend, configs, data
+from memjax import backend, config, configs, data, hosts, provenance, workdirs
 from memjax.config import Experiment
 from memjax.data import Dataset
 from memjax.data.files import user_path
 from memjax.errors import InputError, WriteError
 from memjax.training import TrainState
 
+from . import devices
 from .checks import (
     check_data,
     check_fields,
@@ -37,6 +38,9 @@ def run(
     The same call resumes: a run that was stopped at any step ends in the same bits as one that was
     not, on the same machine.
 
+    Where several processes have found each other (`memjax.hosts`), all of them call this, with the
+    same arguments and a workdir that all of them see.
+
     Args:
         experiment: an Experiment, or the name of one.
         workdir: where config, checkpoints and logs go; any address that etils.epath opens.
@@ -59,30 +63,45 @@ def run(
         # So that evaluation finds it from any folder.
         own = user_path(experiment.dataset).resolve()
         experiment = dataclasses.replace(experiment, dataset=str(own))
-    check_fields(experiment)
-    if stop_at_step is not None and not (isinstance(stop_at_step, int) and stop_at_step >= 1):
-        raise InputError(f"stop_at_step: found {stop_at_step}, expected at least 1")
-    check_workdir(experiment, workdir)
-    check_idle(experiment, workdir)
-    backend.configure()
-    dataset = data.load(
-        experiment.dataset,
-        data_dir,
-        merge_validation=experiment.data.merge_validation,
-        split_order=experiment.data.split_order,
-        split_seed=experiment.data.split_seed,
+    with hosts.refused_together():
+        check_fields(experiment)
+        if stop_at_step is not None and not (isinstance(stop_at_step, int) and stop_at_step >= 1):
+            raise InputError(f"stop_at_step: found {stop_at_step}, expected at least 1")
+        if hosts.is_first():
+            check_workdir(experiment, workdir)
+            check_idle(experiment, workdir)
+        backend.configure()
+        dataset = data.load(
+            experiment.dataset,
+            data_dir,
+            merge_validation=experiment.data.merge_validation,
+            split_order=experiment.data.split_order,
+            split_seed=experiment.data.split_seed,
+        )
+        check_data(experiment, dataset)
+        experiment = fit_to_data(experiment, dataset)
+        check_model(experiment, dataset)
+        used = devices.choose(experiment.train.batch_size, experiment.sampler.together)
+    hosts.check_same(
+        **config.fields_of(experiment),
+        stop_at_step=stop_at_step,
+        data_sha256=dataset.digest(),
+        versions=provenance.versions(),
     )
-    check_data(experiment, dataset)
-    experiment = fit_to_data(experiment, dataset)
-    check_model(experiment, dataset)
     every = {workdir: experiment} | folders(experiment, workdir)
-    for folder, one in every.items():
-        check_same(one, dataset, folder)
     with contextlib.ExitStack() as stack:
-        for folder, one in every.items():
-            stack.enter_context(prepared(one, dataset, folder))
+        with hosts.refused_together():
+            if hosts.is_first():
+                for folder, one in every.items():
+                    check_same(one, dataset, folder)
+                for folder, one in every.items():
+                    stack.enter_context(prepared(one, dataset, folder))
+        with hosts.refused_together():
+            if not hosts.is_first():  # the workdir has to be one that all processes see
+                workdirs.check_same_run(experiment, workdir)
         with collected() as signals:
-            loop = Loop(experiment, dataset, workdir)
+            with hosts.refused_together():
+                loop = Loop(experiment, dataset, workdir, used)
             with _closed_after(loop):
                 return loop.train(signals, stop_at_step)
 
@@ -92,14 +111,11 @@ def _closed_after(loop: Loop) -> Iterator[None]:
     """Wait for the checkpoints and flush the logs, unless it has to end at once."""
     try:
         yield
-    except KeyboardInterrupt:
-        raise
-    except WriteError:
-        with contextlib.suppress(WriteError):
-            loop.close()
-        raise
-    except BaseException:
-        loop.close()
+    except BaseException as error:
+        # Of several processes it would wait for the others.
+        if not isinstance(error, KeyboardInterrupt) and not hosts.ends_alone(error):
+            with contextlib.suppress(*([WriteError] if isinstance(error, WriteError) else [])):
+                loop.close()
         raise
     loop.close()
 

@@ -9,10 +9,12 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+from memjax import hosts
+
 logger = logging.getLogger("memjax")
 
 
-class Stopped(Exception):
+class Stopped(hosts.Agreed):
     """A signal asked the run to stop; everything is saved.
 
     Attributes:
@@ -42,7 +44,11 @@ def collected() -> Iterator[Signals]:
 
     A second signal acts at once. Outside the main thread, where Python handles no signals, none is
     collected.
+
+    Of several processes SIGTERM is left to jax, which tells the others; a SIGINT becomes one, so
+    that all stop at the same step.
     """
+    stops = (signal.SIGINT,) if hosts.several() else (signal.SIGTERM, signal.SIGINT)
     received = Signals()
     previous: dict[int, Any] = {}
 
@@ -52,10 +58,12 @@ def collected() -> Iterator[Signals]:
         logger.warning("%s: saving, then stopping", signal.Signals(number).name)
         for stop, handler in previous.items():
             signal.signal(stop, handler)
+        if hosts.several():
+            signal.raise_signal(signal.SIGTERM)
 
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(ValueError):  # not the main thread
-            for stop in (signal.SIGTERM, signal.SIGINT):
+            for stop in stops:
                 previous[stop] = signal.signal(stop, remember)
             stack.enter_context(_watched(received))
         try:

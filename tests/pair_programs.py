@@ -1,0 +1,100 @@
+"""What the processes of a pair run: `python -m tests.pair_programs PROGRAM FOLDER --distributed`.
+
+Each program uses several runs, so that the tests start few processes.
+"""
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import tyro
+
+import train
+from eval import likelihood
+from memjax import config, hosts
+from memjax.config import Experiment
+from memjax.errors import InputError
+
+from . import runs
+
+IMAGES, BATCH_SIZE, STEPS_PER_EPOCH, STEPS = 80, 12, 5, 10
+EVALUATION: dict[str, Any] = {"num_samples": 20, "chunk_size": 7, "batch_size": 4}
+ENDLESS: dict[str, Any] = {"batch_size": 12, "num_epochs": 10**6, "save_every": 2}
+
+
+def experiment(folder: Path, **fields: object) -> Experiment:
+    """Ten steps in two epochs of 64 images."""
+    found = runs.experiment(folder / "grey.npz", batch_size=BATCH_SIZE, num_epochs=2)
+    return dataclasses.replace(found, **fields)
+
+
+def trained(folder: Path) -> None:
+    """One step, ten steps, their evaluation, and what is refused."""
+    train.run(experiment(folder), str(folder / "one"), stop_at_step=1)
+    state = train.run(experiment(folder), str(folder / "ten"))
+    assert all(leaf.is_fully_addressable for leaf in jax.tree.leaves(state))
+    likelihood(str(folder / "ten"), **EVALUATION)
+    for number, refused in enumerate(_refused(folder)):
+        try:
+            train.run(refused, str(folder / f"refused_{number}"))
+        except InputError as error:
+            print(f"refused {number}: {error}", flush=True)
+
+
+def _refused(folder: Path) -> list[Experiment]:
+    """Runs that cannot be, two of them because of one process alone."""
+    this = jax.process_index()
+    base = experiment(folder)
+    ten = config.with_fields(base, {"train": {"batch_size": 10}})
+    missing = experiment(folder, dataset=str(folder / "missing.npz"))
+    return [experiment(folder, seed=this), missing if this else base, ten]
+
+
+def resumed(folder: Path, steps: int) -> None:
+    """Go on with the run that was killed, take as many steps without a break, and compare."""
+    found, expected = (
+        train.run(endless(folder), str(folder / name), stop_at_step=steps)
+        for name in ("killed", "unbroken")
+    )
+    assert found.step == steps
+    runs.assert_same_bits(found, expected)
+
+
+def endless(folder: Path) -> Experiment:
+    """Epochs without end; of `runs.arguments` with the same fields."""
+    return runs.experiment(folder / "grey.npz", **ENDLESS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Arguments:
+    """Which program, in which folder, and up to which step.
+
+    Attributes:
+        program: to run.
+        folder: that holds the images.
+        steps: of the runs.
+        processes: how they find each other.
+    """
+
+    program: tyro.conf.Positional[Literal["trained", "resumed"]]
+    folder: tyro.conf.Positional[Path]
+    steps: int = STEPS
+    processes: hosts.Options = hosts.ALONE
+
+
+def main() -> int:
+    """Join the other process and run a program."""
+    arguments = tyro.cli(Arguments)
+    arguments.processes.join()
+    with hosts.ended_at_once():
+        if arguments.program == "trained":
+            trained(arguments.folder)
+        else:
+            resumed(arguments.folder, arguments.steps)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
