@@ -99,11 +99,7 @@ def likelihood(
         check_choice("batch_norm", batch_norm, ("pass", "moving_average"))
         check_choice("precision", precision, (None, *get_args(Precision)))
         run = open_run(workdir, data_dir, step, experiment)
-        if run.reads_context:
-            raise InputError(
-                f"{workdir}: {run.experiment.name} is given its memory with each batch, expected "
-                "`eval few-shot` or `eval recall` for it"
-            )
+        _check_alone(run, workdir)
         origin = records.here()  # of the code that runs, whatever is edited meanwhile
         records.load(run.workdir / workdirs.RESULTS)  # before the work rather than after it
         split_of(run, split)
@@ -128,17 +124,7 @@ def likelihood(
     evaluate = make_evaluator(run, num_samples, numbers, seed, binarisation_seed, chunk_size)
     size = len(run.dataset.splits[split])
     count = len(evenly_spaced(size, max_images))
-    protocol = {
-        **statistics,
-        "binarisation_seed": None if run.is_binary else binarisation_seed,
-        "split_order": run.experiment.data.split_order,
-        "split_seed": run.experiment.data.split_seed,
-        "merge_validation": run.experiment.data.merge_validation,
-        "precision": run.model.precision,
-        "image_size": list(run.dataset.image_shape),
-        "evaluation_seed": seed,
-        **said_of_images(size, count),
-    }
+    protocol = statistics | _protocol(run, binarisation_seed, seed) | said_of_images(size, count)
     partial = Partial(
         run.workdir / TASK,
         checkpoint=checkpoint,
@@ -162,6 +148,28 @@ def likelihood(
             logger.info("values of each image: %s", run.workdir / file_name(new[0]))
     partial.remove()
     return new
+
+
+def _check_alone(run: Run, workdir: str) -> None:
+    if run.reads_context:
+        raise InputError(
+            f"{workdir}: {run.experiment.name} is given its memory with each batch, expected "
+            "`eval few-shot` or `eval recall` for it"
+        )
+
+
+def _protocol(run: Run, binarisation_seed: int, seed: int) -> dict[str, Any]:
+    """What an estimate depends on, beside the batch statistics and the images."""
+    drawn = run.experiment.data
+    return {
+        "binarisation_seed": None if run.is_binary else binarisation_seed,
+        "split_order": drawn.split_order,
+        "split_seed": drawn.split_seed,
+        "merge_validation": drawn.merge_validation,
+        "precision": run.model.precision,
+        "image_size": list(run.dataset.image_shape),
+        "evaluation_seed": seed,
+    }
 
 
 def _digest(variables: Variables) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from etils import epath
 
 from memjax import workdirs
+from memjax.data.files import Npz
 from memjax.errors import InputError
 from memjax.evaluation import Likelihood
 from memjax.types import Array
@@ -97,8 +98,8 @@ class Partial:
         if not path.exists():
             return
         try:
-            with np.load(io.BytesIO(path.read_bytes())) as file:
-                values = dict(file)
+            file = Npz(path)
+            values: dict[str, Any] = {name: file.array(name) for name in file.names()}
             if str(values.pop("of")) != self._of:
                 raise ValueError("it is of another evaluation")
             seconds = float(values.pop("seconds"))
@@ -106,7 +107,7 @@ class Partial:
                 raise ValueError("it holds values of different numbers of images")
             said = {name: values.pop(name) for name in [*values] if name.startswith(OF_THE_MODEL)}
             likelihood = Likelihood(**values)
-        except Exception as error:  # of many kinds: zip, zlib, numpy, the file system
+        except (ValueError, KeyError, TypeError) as error:  # the first is InputError too
             logger.warning("%s: is damaged (%s), beginning anew", path, error)
             return
         self.seconds = seconds

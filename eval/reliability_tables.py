@@ -20,7 +20,7 @@ SAID = {
     "hostile": "{bad_inputs_refused} of {bad_inputs} broken inputs refused, {crashes} crashes, "
     "{files_harmed} files harmed",
     "pairs": "{multiprocess_survived} of {multiprocess_kills} kills of one of two processes "
-    "survived",
+    "survived, the other ended within {longest_seconds} s, the same bits at the end: {same_state}",
 }
 
 

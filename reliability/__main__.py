@@ -1,8 +1,11 @@
 """Show what is promised of crashes.
 
-    python -m reliability [--parts kills memory evaluation hostile] [--kills 20] [--seed 0]
+    python -m reliability [--parts kills pairs memory evaluation hostile] [--kills 20]
+                          [--pair-kills 4] [--seed 0]
 
 - `kills`: training that is killed at any moment loses nothing, and ends in the same bits.
+- `pairs`: where one of two processes that train together is killed, the other ends, and the pair
+  goes on in the same bits.
 - `memory`: the memory of a process is flat over 20,000 steps.
 - `evaluation`: an evaluation of 100,000 samples that is killed comes to the same number.
 - `hostile`: broken inputs are refused in one line.
@@ -25,11 +28,12 @@ from etils import epath
 from memjax import provenance, workdirs
 from memjax.errors import InputError
 
-from . import evaluation, inputs, kills, memory
+from . import evaluation, inputs, kills, memory, pairs
 from .parts import Options, Part
 
 PARTS: dict[str, Part] = {
     "kills": kills.PART,
+    "pairs": pairs.PART,
     "memory": memory.PART,
     "evaluation": evaluation.PART,
     "hostile": inputs.PART,
@@ -39,14 +43,16 @@ PARTS: dict[str, Part] = {
 def reliability(
     parts: tuple[str, ...] = tuple(PARTS),
     kills: int = Options.kills,
+    pair_kills: int = Options.pair_kills,
     seed: int = Options.seed,
     output: str = "results/reliability.json",
 ) -> bool:
     """Measure, and write the figures.
 
     Args:
-        parts: of kills, memory, evaluation, hostile.
+        parts: of kills, pairs, memory, evaluation, hostile.
         kills: of a process that trains.
+        pair_kills: of one of two processes that train together.
         seed: from which the moments of the kills are drawn.
         output: the file of the figures.
 
@@ -60,12 +66,13 @@ def reliability(
     for name in parts:
         if name not in PARTS:
             raise InputError(f"--parts: found {name}, expected some of {', '.join(PARTS)}")
-    if kills < 1:
-        raise InputError(f"--kills: found {kills}, expected at least 1")
+    for option, value in (("kills", kills), ("pair-kills", pair_kills)):
+        if value < 1:
+            raise InputError(f"--{option}: found {value}, expected at least 1")
     if seed < 0:
         raise InputError(f"--seed: found {seed}, expected at least 0")
     load(epath.Path(output))  # before the work rather than after it
-    options, all_hold = Options(kills, seed), True
+    options, all_hold = Options(kills, pair_kills, seed), True
     for name in parts:
         print(name, file=sys.stderr, flush=True)
         origin, started = provenance.describe(), time.monotonic()

@@ -14,10 +14,12 @@ class Options:
 
     Attributes:
         kills: of a process that trains.
+        pair_kills: of one of two processes that train together.
         seed: from which the moments of the kills are drawn.
     """
 
     kills: int = 20
+    pair_kills: int = 4
     seed: int = 0
 
 

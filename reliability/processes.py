@@ -5,7 +5,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -15,11 +15,12 @@ POLL_SECONDS = 0.002
 class Program:
     """`python -m ...`, whose lines on stderr are collected while it runs."""
 
-    def __init__(self, command: Sequence[str]):
-        """Start it, in the root of the clone."""
+    def __init__(self, command: Sequence[str], environment: Mapping[str, str] | None = None):
+        """Start it, in the root of the clone; in this program's environment if none is given."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", *command],
             cwd=ROOT,
+            env=environment,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
@@ -51,6 +52,13 @@ class Program:
             time.sleep(POLL_SECONDS)
         return True
 
+    def ends_within(self, seconds: float) -> tuple[float, int | None]:
+        """Wait so long for its end; returns how long it took, and its exit code, None if none."""
+        begun = time.monotonic()
+        while self.runs() and time.monotonic() - begun < seconds:
+            time.sleep(POLL_SECONDS)
+        return time.monotonic() - begun, self._process.poll()
+
     def kill(self) -> bool:
         """SIGKILL; False where it had ended by itself."""
         ran = self.runs()
@@ -68,9 +76,11 @@ class Program:
 
 
 @contextlib.contextmanager
-def started(command: Sequence[str]) -> Iterator[Program]:
+def started(
+    command: Sequence[str], environment: Mapping[str, str] | None = None
+) -> Iterator[Program]:
     """A program that does not outlive the block."""
-    program = Program(command)
+    program = Program(command, environment)
     try:
         yield program
     finally:

@@ -17,6 +17,12 @@ from . import runs
 
 FIGURES = {
     "kills": {"kills": 3, "kills_survived": 3, "same_metrics": True, "same_state": True},
+    "pairs": {
+        "multiprocess_kills": 4,
+        "multiprocess_survived": 4,
+        "same_metrics": True,
+        "same_state": True,
+    },
     "memory": {"growth": 0.009},
     "evaluation": {"kills": 2, "kills_survived": 2, "same_number": True},
     "hostile": {"bad_inputs": 5, "bad_inputs_refused": 5, "crashes": 0, "files_harmed": 0},
@@ -26,6 +32,10 @@ BROKEN: list[tuple[str, dict[str, Any]]] = [
     ("kills", {"kills": 0, "kills_survived": 0}),
     ("kills", {"same_metrics": False}),
     ("kills", {"same_state": False}),
+    ("pairs", {"multiprocess_survived": 3}),
+    ("pairs", {"multiprocess_kills": 0, "multiprocess_survived": 0}),
+    ("pairs", {"same_metrics": False}),
+    ("pairs", {"same_state": False}),
     ("memory", {"growth": 0.01}),
     ("evaluation", {"same_number": False}),
     ("evaluation", {"kills_survived": 1}),
@@ -193,5 +203,5 @@ def test_a_file_of_something_else_is_kept(
     output.parent.mkdir()
     output.write_text(text)
     assert program.main(["--output", str(output), "--parts", "one"]) == 2
-    assert "figures.json: expected figures in JSON" in capsys.readouterr().err
+    assert "figures.json: expected the JSON of `python -m reliability`" in capsys.readouterr().err
     assert output.read_text() == text

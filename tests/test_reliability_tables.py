@@ -23,7 +23,10 @@ FIGURES = {
         **{"bad_inputs": 500, "bad_inputs_refused": 500, "crashes": 0, "files_harmed": 0},
         **ORIGIN,
     },
-    "pairs": {"multiprocess_kills": 3, "multiprocess_survived": 3, **ORIGIN},
+    "pairs": {
+        **{"multiprocess_kills": 3, "multiprocess_survived": 3, "longest_seconds": 17.3},
+        **{"same_state": True, **ORIGIN},
+    },
 }
 
 
@@ -37,7 +40,8 @@ def test_figures_become_rows(tmp_path: Path) -> None:
         "memory of a training grown by 0.31% over 20,000 steps",
         "2 of 2 kills of an evaluation of 100,000 samples survived, the same number: yes",
         "500 of 500 broken inputs refused, 0 crashes, 0 files harmed",
-        "3 of 3 kills of one of two processes survived",
+        "3 of 3 kills of one of two processes survived, the other ended within 17.3 s, the same "
+        "bits at the end: yes",
     ]
     assert {row["seconds"] for row in rows} == {"1,234"}
     assert [row["commit"] for row in rows][1:3] == ["0123456789", "0123456789 (changed)"]

@@ -244,11 +244,15 @@ class Npz:
     def __contains__(self, name: str) -> bool:
         return f"{name}.npy" in self._archive.namelist()
 
+    def names(self) -> list[str]:
+        """Returns the names of all arrays."""
+        return [entry.removesuffix(".npy") for entry in self._archive.namelist()]
+
     def array(self, name: str) -> np.ndarray:
         """Returns one array. Raises InputError if it is missing, damaged or holds objects."""
         if name not in self:
-            held = ", ".join(entry.removesuffix(".npy") for entry in self._archive.namelist())
-            raise InputError(f"{self.path}: no array {name!r} inside, found {held or 'nothing'}")
+            held = ", ".join(self.names()) or "nothing"
+            raise InputError(f"{self.path}: no array {name!r} inside, found {held}")
         try:
             most = most_unpacked(len(self.data))
             return read_npy(read_member(self._archive, f"{name}.npy", most))
