@@ -25,8 +25,9 @@ from .parts import Figures, Options, Part
 from .processes import Program
 
 logger = logging.getLogger("memjax")
+# Two processes of one machine take long for a step: epochs enough for a save before each kill.
 ARGUMENTS = (
-    *("mem_vae_digits", "--train.num-epochs", "60", "--train.save-every", "5"),
+    *("mem_vae_digits", "--train.num-epochs", "16", "--train.save-every", "2"),
     *("--train.log-every", "1", "--train.batch-size", "48"),
     *("--model.hidden", "60", "60", "--model.latent", "10"),
 )
