@@ -160,31 +160,38 @@ class Checkpoints:
             return
         folder = self._folder / str(step)
         if self._is_sealed(step):
-            manifest.check(folder, self._fields, self._may_differ)
+            manifest.check(folder, step, self._fields, self._may_differ)
         elif any(self._is_sealed(earlier) for earlier in self.steps() if earlier < step):
             raise BrokenCheckpoint(f"{folder / manifest.NAME}: is missing, expected it")
         self._whole.add(step)
 
     def set_aside(self, step: int) -> None:
-        """Move a step out of the way, where it can be looked at or deleted."""
+        """Move a step out of the way, where it can be looked at or deleted.
+
+        Raises:
+            WriteError: it cannot be moved.
+        """
         if jax.process_index() > 0:
             return
-        aside = self._folder / SET_ASIDE
-        aside.mkdir(exist_ok=True)
+        folder, aside = self._folder / str(step), self._folder / SET_ASIDE
         place, number = aside / str(step), 0
         while place.exists():
             number += 1
             place = aside / f"{step}.{number}"
-        (self._folder / str(step)).rename(place)
-        logger.warning("%s: set aside as %s", self._folder / str(step), place)
+        try:
+            aside.mkdir(exist_ok=True)
+            folder.rename(place)
+        except OSError as error:
+            raise WriteError(f"{folder}: cannot be moved to {place} ({error.strerror})") from error
+        logger.warning("%s: set aside as %s", folder, place)
 
     def steps(self) -> list[int]:
         """The steps that are on disk, in order, whole or not."""
         return _steps(self._folder)
 
     def latest_step(self) -> int | None:
-        """The newest step, or None."""
-        return self._manager.latest_step()
+        """The newest step on disk, or None."""
+        return max(self.steps(), default=None)
 
     def best_step(self) -> int | None:
         """The step with the best validation bound, or None where none was measured."""
@@ -232,7 +239,8 @@ class Checkpoints:
         """Write the manifest; Orbax calls it in its own thread, just before it commits a step."""
         final = self._folder / str(self._saving)
         unfinished = final.with_name(f"{final.name}{_UNFINISHED}")
-        manifest.write(unfinished if unfinished.exists() else final, self._fields)
+        folder = unfinished if unfinished.exists() else final
+        manifest.write(folder, int(final.name), self._fields)
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
@@ -288,7 +296,7 @@ def is_cut_short(workdir: str) -> bool:
 def _steps(folder: epath.Path) -> list[int]:
     if not folder.exists():
         return []
-    named = [path for path in folder.iterdir() if re.fullmatch("[0-9]+", path.name)]
+    named = [path for path in folder.iterdir() if re.fullmatch("0|[1-9][0-9]*", path.name)]
     return sorted(int(path.name) for path in named if path.is_dir())
 
 

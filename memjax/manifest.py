@@ -26,21 +26,24 @@ _COMMITTED, _DESCRIBED, _TIME = (
 )
 _APART = (NAME, _COMMITTED, _DESCRIBED)
 _BLOCK = 2**20
+_LONGEST = 2**26  # bytes of what is read whole
 
 
 class BrokenCheckpoint(InputError):
     """A checkpoint that is not as it was written; the message says which file, and what."""
 
 
-def write(folder: epath.Path, fields: Mapping[str, Any]) -> None:
+def write(folder: epath.Path, step: int, fields: Mapping[str, Any]) -> None:
     """Write down what a folder holds.
 
     Args:
         folder: of a step that is not committed yet.
+        step: its number.
         fields: of the run, flat, JSON values.
     """
     body = {
         "format_version": FORMAT_VERSION,
+        "step": step,
         "fields": dict(fields),
         "orbax": _of_orbax(folder),
         "files": {name: _described(path) for name, path in _files(folder)},
@@ -49,11 +52,14 @@ def write(folder: epath.Path, fields: Mapping[str, Any]) -> None:
     (folder / NAME).write_bytes(json.dumps(document, sort_keys=True).encode())
 
 
-def check(folder: epath.Path, fields: Mapping[str, Any], may_differ: frozenset[str]) -> None:
+def check(
+    folder: epath.Path, step: int, fields: Mapping[str, Any], may_differ: frozenset[str]
+) -> None:
     """Compare a folder with its manifest; files that the manifest does not know do no harm.
 
     Args:
         folder: of a step.
+        step: its number.
         fields: of the run that asks; those that only one side knows are not compared.
         may_differ: names of fields that are not compared either.
 
@@ -70,6 +76,8 @@ def check(folder: epath.Path, fields: Mapping[str, Any], may_differ: frozenset[s
                 f"{folder}: is a checkpoint of a run with {name} {written[name]}, "
                 f"expected {fields[name]}"
             )
+    if body["step"] != step:
+        raise BrokenCheckpoint(f"{folder}: holds step {body['step']}, expected {step}")
     if _of_orbax(folder) != body["orbax"]:
         raise BrokenCheckpoint(f"{folder / _DESCRIBED}: is not as it was written")
     there = dict(_files(folder))
@@ -138,6 +146,8 @@ def _may_end(path: epath.Path) -> bool:
 def _read(path: epath.Path) -> bytes:
     if not _may_end(path):
         raise OSError("no file")
+    if epath.Path(path).stat().length > _LONGEST:
+        raise OSError("too long")
     return path.read_bytes()
 
 

@@ -136,7 +136,7 @@ def read(path: epath.Path) -> str:
     local = Path(path)
     if local.exists() and not local.is_file():  # etils takes pipes for files, and they never end
         raise ValueError("no file")
-    if path.stat().length > _LONGEST:
+    if epath.Path(path).stat().length > _LONGEST:
         raise ValueError(f"more than {_LONGEST} bytes")
     return path.read_text(encoding="utf-8")
 

@@ -185,7 +185,7 @@ def _with_link(whole: dict[str, bytes], target: str) -> bytes:
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for name, contents in whole.items():
-            archive.writestr(name, contents)
+            archive.writestr(zipfile.ZipInfo(name), contents)
         link = zipfile.ZipInfo("link.npy")
         link.external_attr = (stat.S_IFLNK | 0o777) << 16
         archive.writestr(link, target)
@@ -233,7 +233,7 @@ def zip_bomb(whole: dict[str, bytes], name: str, size: int = BOMB) -> bytes:
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for other, contents in whole.items():
             if other != name:
-                archive.writestr(other, contents)
+                archive.writestr(zipfile.ZipInfo(other), contents, zipfile.ZIP_DEFLATED)
         with archive.open(name, "w") as member:
             member.write(whole[name])
             for _ in range(size // len(part)):
@@ -260,7 +260,8 @@ def mat(variables: dict[str, Any], compress: bool = False) -> bytes:
 
     file = io.BytesIO()
     scipy.io.savemat(file, variables, do_compression=compress)
-    return file.getvalue()
+    # Without the time, so that the same files are made every time.
+    return b"MATLAB 5.0 MAT-file".ljust(116) + file.getvalue()[116:]
 
 
 def mat_bomb(whole: bytes, size: int = BOMB) -> bytes:

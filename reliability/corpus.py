@@ -282,11 +282,11 @@ def _idx() -> Iterator[Case]:
         "no images": header((0, 28, 28), b""),
         "no rows": header((9, 0, 28), b""),
         "other size": header((9, 14, 56), pixels),
-        "half a header": gzip.compress(bytes([0, 0, 8, 3, 0, 0])),
+        "half a header": gzip.compress(bytes([0, 0, 8, 3, 0, 0]), mtime=0),
         "no gzip": gzip.decompress(whole),
-        "gzip in gzip": gzip.compress(whole),
+        "gzip in gzip": gzip.compress(whole, mtime=0),
         "bytes behind the end": whole + b"more",
-        "a second part": whole + gzip.compress(b"more"),
+        "a second part": whole + gzip.compress(b"more", mtime=0),
     }
     path = "train-images-idx3-ubyte.gz"
 
@@ -325,7 +325,7 @@ def _amat() -> Iterator[Case]:
         "commas": whole.replace(b" ", b","),
         "UTF-16": whole.decode().encode("utf-16"),
         "no lines": whole.replace(b"\n", b" "),
-        "a gzip": gzip.compress(whole),
+        "a gzip": gzip.compress(whole, mtime=0),
     }
     path = "binarized_mnist_train.amat"
 
@@ -362,7 +362,7 @@ def _letters() -> Iterator[Case]:
     }
     contents = {name: gzip.compress(text + of, mtime=0) for name, of in texts.items()}
     contents |= {
-        "no lines": gzip.compress(b""),
+        "no lines": gzip.compress(b"", mtime=0),
         "no gzip": text,
     }
 

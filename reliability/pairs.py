@@ -64,6 +64,7 @@ def measure(options: Options, folder: Path, arguments: Sequence[str] = ARGUMENTS
         "multiprocess_kills": run.kills,
         "multiprocess_survived": run.survived,
         "longest_seconds": round(run.longest, 1),
+        "problems": run.problems,
         "same_metrics": ended and same_metrics(whole, broken),
         "same_state": ended and same_state(whole.path, broken.path),
     }
@@ -72,7 +73,8 @@ def measure(options: Options, folder: Path, arguments: Sequence[str] = ARGUMENTS
 def holds(figures: Figures) -> bool:
     """Whether every kill was survived, and the end is the same."""
     survived = figures["multiprocess_survived"] == figures["multiprocess_kills"] > 0
-    return survived and figures["same_metrics"] and figures["same_state"]
+    same = figures["same_metrics"] and figures["same_state"] and not figures["problems"]
+    return survived and same
 
 
 @contextlib.contextmanager

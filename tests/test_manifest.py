@@ -14,7 +14,7 @@ import pytest
 
 from memjax import manifest
 from memjax.checkpoint import BrokenCheckpoint, Checkpoints, newest_whole
-from memjax.errors import InputError
+from memjax.errors import InputError, WriteError
 from train import replicas
 from train.devices import RunState
 
@@ -162,6 +162,40 @@ def test_a_manifest_goes_with_its_step(workdir: Path) -> None:
     assert len(list(workdir.rglob(manifest.NAME))) == 4
 
 
+def test_steps_that_changed_places_are_broken(workdir: Path) -> None:
+    folder = workdir / "checkpoints"
+    for old, new in (("2", "other"), ("3", "2"), ("other", "3")):
+        (folder / old).rename(folder / new)
+    checkpoints = opened(workdir)
+    with pytest.raises(BrokenCheckpoint, match="holds step 2, expected 3"):
+        checkpoints.check(3)
+    assert newest_whole([checkpoints], LIKE, [3, 2, 1])[0] == 1
+
+
+def test_names_that_no_step_has_are_left_alone(workdir: Path) -> None:
+    (workdir / "checkpoints/003").mkdir()
+    checkpoints = opened(workdir)
+    assert checkpoints.steps() == [1, 2, 3]
+    assert checkpoints.latest_step() == 3
+
+
+def test_steps_are_set_aside_beside_each_other(workdir: Path) -> None:
+    for _ in range(2):
+        checkpoints = opened(workdir)
+        checkpoints.set_aside(3)
+        assert checkpoints.latest_step() == 2
+        checkpoints.save(state(3), 3)
+        checkpoints.close()
+    aside = workdir / "checkpoints/set_aside"
+    assert sorted(path.name for path in aside.iterdir()) == ["3", "3.1"]
+    for path in (aside / "3", aside / "3.1"):
+        path.rename(workdir / path.name)
+    aside.rmdir()
+    aside.write_text("")
+    with pytest.raises(WriteError, match="3: cannot be moved to"):
+        opened(workdir).set_aside(3)
+
+
 @pytest.mark.parametrize(
     ("changed", "said"),
     [
@@ -272,6 +306,13 @@ def test_a_kill_between_the_first_saves_of_two_seeds(tmp_path: Path) -> None:
     both = seeds(tmp_path, {"a": (1,), "b": ()})
     assert replicas.restored(both, like()) is None  # type: ignore[arg-type]
     assert both[0].checkpoints.steps() == []
+
+
+def test_a_seed_that_is_lost_does_not_begin_the_others_anew(tmp_path: Path) -> None:
+    both = seeds(tmp_path, {"a": (1, 2), "b": ()})
+    with pytest.raises(InputError, match="have no checkpoint of the same step"):
+        replicas.restored(both, like())  # type: ignore[arg-type]
+    assert both[0].checkpoints.steps() == [1, 2]
 
 
 def test_nothing_is_begun_anew_where_nothing_can_be_read(tmp_path: Path) -> None:

@@ -16,10 +16,14 @@ from reliability.parts import Options, Part
 from . import runs
 
 FIGURES = {
-    "kills": {"kills": 3, "kills_survived": 3, "same_metrics": True, "same_state": True},
+    "kills": {
+        **{"kills": 3, "kills_survived": 3, "problems": []},
+        **{"same_metrics": True, "same_state": True},
+    },
     "pairs": {
         "multiprocess_kills": 4,
         "multiprocess_survived": 4,
+        "problems": [],
         "same_metrics": True,
         "same_state": True,
     },
@@ -32,7 +36,9 @@ BROKEN: list[tuple[str, dict[str, Any]]] = [
     ("kills", {"kills": 0, "kills_survived": 0}),
     ("kills", {"same_metrics": False}),
     ("kills", {"same_state": False}),
+    ("kills", {"problems": ["ended before a kill"]}),
     ("pairs", {"multiprocess_survived": 3}),
+    ("pairs", {"problems": ["a process went on without the other"]}),
     ("pairs", {"multiprocess_kills": 0, "multiprocess_survived": 0}),
     ("pairs", {"same_metrics": False}),
     ("pairs", {"same_state": False}),
@@ -111,7 +117,7 @@ def test_memory_is_read_at_every_line(tmp_path: Path) -> None:
 
 def test_memory_of_no_file_is_read() -> None:
     (before,) = memory.anonymous(os.getpid())
-    held = np.ones(2**24, np.uint8)
+    held = np.ones(2**26, np.uint8)  # so much is always mapped anew
     (after,) = memory.anonymous(os.getpid())
     assert after - before == pytest.approx(held.nbytes, rel=0.1)
     assert memory.anonymous(2**30) == []

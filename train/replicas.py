@@ -119,7 +119,7 @@ def restored(replicas: Sequence[Replica], like: RunState) -> tuple[int, list[Run
     opened = [replica.checkpoints for replica in replicas]
     saved = [one.steps() for one in opened]
     # A kill may come between the first saves of two replicas, and between any later ones.
-    if not all(saved):
+    if not all(saved) and max(map(len, saved)) <= 1:
         found = None
     elif common := sorted(set.intersection(*map(set, saved)), reverse=True):
         step, states = newest_whole(opened, dataclasses.replace(like, nonfinite=None), common)

@@ -55,7 +55,8 @@ def collected() -> Iterator[Signals]:
     def remember(number: int, frame: Any) -> None:
         del frame
         received.append(number)
-        logger.warning("%s: saving, then stopping", signal.Signals(number).name)
+        if not received.nothing_to_save:  # there the other thread has the last word
+            logger.warning("%s: saving, then stopping", signal.Signals(number).name)
         for stop, handler in previous.items():
             signal.signal(stop, handler)
         if hosts.several():
@@ -86,7 +87,7 @@ def _watched(received: Signals) -> Iterator[None]:
     def watch() -> None:
         while number := os.read(reads, 1):
             if received.nothing_to_save and not (number[0] == signal.SIGINT and _interactive()):
-                print("stopped before its first step; the same command goes on", file=sys.stderr)
+                sys.stderr.write("stopped before its first step; the same command goes on\n")
                 sys.stderr.flush()
                 os._exit(128 + number[0])
         os.close(reads)

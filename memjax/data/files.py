@@ -130,12 +130,26 @@ def load_mat(path: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
     return {name: np.asarray(found[name]) for name in names}
 
 
+def _check_version_4(data: bytes) -> None:
+    """Raises ValueError for a negative size, with which scipy would read the same for ever."""
+    place = 0
+    while place < len(data):
+        order = "<" if struct.unpack_from("<i", data, place)[0] in range(5000) else ">"
+        kind, *sizes, length = struct.unpack_from(f"{order}5i", data, place)
+        if min(length, *sizes) < 0:
+            raise ValueError("a negative size")
+        rows, columns, imaginary = sizes
+        width = (8, 4, 4, 2, 2, 1)[kind // 10 % 10]
+        place += 20 + length + rows * columns * width * (1 + bool(imaginary))
+
+
 def _inflated(data: bytes) -> bytes:
     """Returns a MATLAB file with its compressed variables unpacked, as far as they may.
 
     scipy itself would reserve what their headers promise. Raises ValueError for a bomb.
     """
     if 0 in data[:4]:  # version 4, which has none
+        _check_version_4(data)
         return data
     order: Literal["little", "big"] = "little" if data[126:128] == b"IM" else "big"
     left, place, parts = most_unpacked(len(data)), 128, [data[:128]]
@@ -152,6 +166,8 @@ def _inflated(data: bytes) -> bytes:
                 raise ValueError("unpacks to more than images do")
             if not unpacker.eof:
                 raise ValueError("truncated")
+            if int.from_bytes(parts[-1][:4], order) == _COMPRESSED:
+                raise ValueError("compressed twice")
         else:
             parts.append(data[place:end])
         place = end
@@ -251,7 +267,7 @@ class Npz:
     def array(self, name: str) -> np.ndarray:
         """Returns one array. Raises InputError if it is missing, damaged or holds objects."""
         if name not in self:
-            held = ", ".join(self.names()) or "nothing"
+            held = ", ".join(ascii(entry)[1:-1] for entry in self.names()) or "nothing"
             raise InputError(f"{self.path}: no array {name!r} inside, found {held}")
         try:
             most = most_unpacked(len(self.data))

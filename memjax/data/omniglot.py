@@ -91,7 +91,11 @@ def _read_png(path: Path, name: str, data: bytes) -> np.ndarray:
     elif (width, height) == (_SIDE, _SIDE):
         try:
             with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+                if image.size != (_SIDE, _SIDE):  # another header further on
+                    raise ValueError("two sizes")
                 return (np.asarray(image.convert("L")) < 128).astype(np.uint8)
+        except Image.DecompressionBombError as error:  # by another header further on
+            found = f"damaged ({one_line(error)})"
         except DAMAGE as error:
             found = f"damaged ({one_line(error)})"
     raise InputError(f"{path}: {name} is {found}, expected a PNG of {_SIDE}x{_SIDE}")

@@ -3,6 +3,8 @@
 import dataclasses
 import gzip
 import re
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +27,21 @@ CHARDATA = {
     "testtarget": np.eye(3)[:, :2],
     "testtargetchar": np.ones((1, 2)),
 }
+
+
+def packed(data: bytes) -> bytes:
+    """As a compressed element of a MATLAB file."""
+    content = zlib.compress(data)
+    return struct.pack("<ii", 15, len(content)) + content
+
+
+def second_header(image: bytes, side: int) -> bytes:
+    """A PNG with another header after its own."""
+    header = b"IHDR" + struct.pack(">II", side, side) + image[24:29]
+    chunk = struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+    return image[:33] + chunk + image[33:]
+
+
 ORIGINALS = {
     "idx no gzip": ("mnist", "train_images", b"no gzip", "damaged or truncated"),
     "idx truncated gzip": ("mnist", "train_images", idx(GREY)[:-9], "damaged or truncated"),
@@ -83,6 +100,24 @@ ORIGINALS = {
     ),
     "letter short": ("ocr_letters", "letters", gzip.compress(LETTER[:-4]), "line 1: expected 6"),
     "mat": ("frey_faces", "faces", b"no MATLAB file" * 20, "damaged .* expected a MATLAB file"),
+    "mat negative size": (
+        "frey_faces",
+        "faces",
+        struct.pack("<5i", 0, -3, 1, 0, 4) + bytes(80),
+        "damaged .a negative size., expected a MATLAB file",
+    ),
+    "mat compressed twice": (
+        "frey_faces",
+        "faces",
+        bytes(124) + b"\0\1IM" + packed(packed(bytes(8))),
+        "damaged .*, expected a MATLAB file",
+    ),
+    "png of two sizes": (
+        "omniglot",
+        "evaluation",
+        zipped({"a/0001_01.png": second_header(png(np.zeros((105, 105))), 60_000)}),
+        "0001_01.png is damaged",
+    ),
     "mat empty": ("frey_faces", "faces", b"", "damaged .* expected a MATLAB file"),
     "mat variable": ("frey_faces", "faces", mat(gg=GREY[0]), "no variable 'ff' inside"),
     "mat shape": ("frey_faces", "faces", mat(ff=GREY[0]), r"ff is uint8 \[28, 28\], .*\[560, N\]"),
