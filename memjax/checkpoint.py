@@ -190,7 +190,13 @@ class Checkpoints:
         return _steps(self._folder)
 
     def latest_step(self) -> int | None:
-        """The newest step on disk, or None."""
+        """The newest step on disk, or None; waits for a save that is under way.
+
+        Raises:
+            WriteError: it could not be written.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
         return max(self.steps(), default=None)
 
     def best_step(self) -> int | None:
