@@ -133,37 +133,24 @@ class Checkpoints:
         abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), like)
         placed = jax.tree.map(lambda _: ocp.ArrayRestoreArgs(sharding=device), abstract)
         arguments = ocp.args.PyTreeRestore(abstract, restore_args=placed, partial_restore=True)
-        folder, sealed = self._folder / str(step), self._is_sealed(step)
         try:
-            found = self._manager.restore(step, args=arguments)
+            return self._manager.restore(step, args=arguments)
         except Exception as error:  # of many kinds: orbax, tensorstore, the file system
-            kind = InputError if sealed else BrokenCheckpoint
-            raise kind(
-                f"{folder}: cannot be restored ({_first_line(error)}), "
-                "expected a whole checkpoint of this model"
+            raise InputError(
+                f"{self._folder / str(step)}: cannot be restored ({_first_line(error)}), "
+                "expected a checkpoint of this model"
             ) from error
-        if not sealed:
-            logger.warning("%s: is of an earlier memjax, without sums to check it by", folder)
-        return found
 
     def check(self, step: int) -> None:
         """Compare a step with its manifest, unless this was done before.
 
-        A step of an earlier memjax has none; one that comes after a step with a manifest must have
-        its own.
-
         Raises:
             BrokenCheckpoint: it is damaged.
-            InputError: it is of another run, or of a newer format.
+            InputError: it is of another run, of a newer format, or cannot be read now.
         """
-        if step in self._whole:
-            return
-        folder = self._folder / str(step)
-        if self._is_sealed(step):
-            manifest.check(folder, step, self._fields, self._may_differ)
-        elif any(self._is_sealed(earlier) for earlier in self.steps() if earlier < step):
-            raise BrokenCheckpoint(f"{folder / manifest.NAME}: is missing, expected it")
-        self._whole.add(step)
+        if step not in self._whole:
+            manifest.check(self._folder / str(step), step, self._fields, self._may_differ)
+            self._whole.add(step)
 
     def set_aside(self, step: int) -> None:
         """Move a step out of the way, where it can be looked at or deleted.
@@ -232,9 +219,6 @@ class Checkpoints:
                 f"{self._folder / str(step)}: its metrics cannot be read, expected {METRIC}"
             ) from error
 
-    def _is_sealed(self, step: int) -> bool:
-        return (self._folder / str(step) / manifest.NAME).exists()
-
     def _begin(self) -> None:
         """Before the first save, see what is on disk now."""
         with self._writing():
@@ -268,20 +252,21 @@ class Checkpoints:
                 path.rmtree()
 
 
-def newest_whole(
-    opened: Sequence[Checkpoints], like: T, steps: Iterable[int]
-) -> tuple[int, list[T]]:
-    """The first of some steps that is whole in all of the checkpoints, and its states.
+def newest_whole(opened: Sequence[Checkpoints], steps: Iterable[int]) -> int:
+    """The first of some steps that is whole in all of the checkpoints.
 
     Says of those before it what is wrong with them.
 
     Raises:
-        InputError: none is whole.
+        InputError: none is whole; or one is of another run or cannot be read now, in which case
+            nobody knows whether it is.
     """
     first: BrokenCheckpoint | None = None
     for step in steps:
         try:
-            return step, [one.restore(like, step) for one in opened]
+            for one in opened:
+                one.check(step)
+            return step
         except BrokenCheckpoint as error:
             logger.warning("%s", error)
             first = first or error

@@ -5,6 +5,7 @@ folder of a step before Orbax commits it, so a committed step has its manifest, 
 together when the step is pruned.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,7 @@ _COMMITTED, _DESCRIBED, _TIME = (
 _APART = (NAME, _COMMITTED, _DESCRIBED)
 _BLOCK = 2**20
 _LONGEST = 2**26  # bytes of what is read whole
+_NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
 class BrokenCheckpoint(InputError):
@@ -65,8 +67,16 @@ def check(
 
     Raises:
         BrokenCheckpoint: a file is missing, or not what was written.
-        InputError: the manifest is of a newer format, or the checkpoint of another run.
+        InputError: the manifest is of a newer format, the checkpoint of another run, or the disk
+            does not let it be read now, which says nothing of what it holds.
     """
+    with _reading(folder):
+        _check(folder, step, fields, may_differ)
+
+
+def _check(
+    folder: epath.Path, step: int, fields: Mapping[str, Any], may_differ: frozenset[str]
+) -> None:
     body = _load(folder / NAME)
     written = body["fields"]
     shared = (written.keys() & fields.keys()) - may_differ
@@ -93,12 +103,23 @@ def check(
                 )
 
 
+@contextlib.contextmanager
+def _reading(folder: epath.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise InputError(
+            f"{error.filename or folder}: cannot be read ({error.strerror or error}), expected a "
+            "disk that can be; nothing was changed"
+        ) from error
+
+
 def _load(path: epath.Path) -> dict[str, Any]:
     try:
         document = json.loads(_read(path))
         body, version = document["manifest"], document["manifest"]["format_version"]
         whole = document["sha256"] == _sum_of(body)
-    except (ValueError, KeyError, TypeError, OSError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError, *_NO_FILE) as error:
         raise BrokenCheckpoint(f"{path}: cannot be read, expected a manifest in JSON") from error
     if not whole:
         raise BrokenCheckpoint(f"{path}: is not as it was written, expected its own SHA-256")
@@ -145,18 +166,18 @@ def _may_end(path: epath.Path) -> bool:
 
 def _read(path: epath.Path) -> bytes:
     if not _may_end(path):
-        raise OSError("no file")
+        raise ValueError("no file")
     if epath.Path(path).stat().length > _LONGEST:
-        raise OSError("too long")
+        raise ValueError("too long")
     return path.read_bytes()
 
 
 def _of_orbax(folder: epath.Path) -> dict[str, Any] | None:
-    """What Orbax says of the step, without the time of its commit; None if it cannot be read."""
+    """What Orbax says of the step, without the time of its commit; None if that is no JSON."""
     try:
         found = json.loads(_read(folder / _DESCRIBED))
         return {name: value for name, value in found.items() if name != _TIME}
-    except (ValueError, AttributeError, OSError, RecursionError):
+    except (ValueError, AttributeError, RecursionError, *_NO_FILE):
         return None
 
 

@@ -97,8 +97,8 @@ def _restored(
         candidates = steps[::-1] if step == "latest" else checkpoints.best_steps()
         if not candidates:
             raise InputError(f"{workdir}: no checkpoint has a validation bound, expected 'latest'")
-        chosen, (state,) = newest_whole([checkpoints], like, candidates)
-        return chosen, state
+        chosen = newest_whole([checkpoints], candidates)
+        return chosen, checkpoints.restore(like, chosen)
     if step not in steps:
         raise InputError(
             f"{workdir}: no checkpoint of step {step}, expected one of {', '.join(map(str, steps))}"

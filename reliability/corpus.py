@@ -964,7 +964,8 @@ def _changes() -> dict[str, Callable[[Path, bytes], object]]:
 def _restore_state(folder: Path) -> object:
     checkpoints = Checkpoints(str(folder), create=False, fields=_FIELDS)
     try:
-        return newest_whole([checkpoints], _STATE, reversed(checkpoints.steps()))
+        step = newest_whole([checkpoints], reversed(checkpoints.steps()))
+        return checkpoints.restore(_STATE, step)
     finally:
         checkpoints.close()
 

@@ -1,8 +1,10 @@
 """Damaged checkpoints: every kind is detected, and the one before is used."""
 
+import errno
 import json
 import logging
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
 from memjax import manifest
 from memjax.checkpoint import BrokenCheckpoint, Checkpoints, newest_whole
@@ -59,7 +62,8 @@ def flip(path: Path, place: int) -> None:
 def restored(workdir: Path, steps: list[int]) -> int:
     checkpoints = opened(workdir)
     try:
-        step, (found,) = newest_whole([checkpoints], LIKE, steps)
+        step = newest_whole([checkpoints], steps)
+        found = checkpoints.restore(LIKE, step)
     finally:
         checkpoints.close()
     jax.tree.map(np.testing.assert_array_equal, found, state(step))
@@ -122,7 +126,6 @@ def test_the_one_before_is_used_and_the_broken_one_named(
         assert restored(workdir, [3, 2, 1]) == 2
     (said,) = [one for one in caplog.messages if "found SHA-256" in one]
     assert said.startswith(f"{broken}: found SHA-256 ")
-    assert said.endswith("other steps saved: 1, 2")
     checkpoints = opened(workdir)
     with pytest.raises(BrokenCheckpoint, match=r"found SHA-256 .*; other steps saved: 1, 2$"):
         checkpoints.restore(LIKE, 3)
@@ -169,7 +172,7 @@ def test_steps_that_changed_places_are_broken(workdir: Path) -> None:
     checkpoints = opened(workdir)
     with pytest.raises(BrokenCheckpoint, match="holds step 2, expected 3"):
         checkpoints.check(3)
-    assert newest_whole([checkpoints], LIKE, [3, 2, 1])[0] == 1
+    assert newest_whole([checkpoints], [3, 2, 1]) == 1
 
 
 def test_names_that_no_step_has_are_left_alone(workdir: Path) -> None:
@@ -208,6 +211,33 @@ def test_another_run_is_refused(workdir: Path, changed: dict[str, Any], said: st
     with pytest.raises(InputError, match=rf"3: is a checkpoint of a run {said}") as caught:
         opened(workdir, **changed).restore(LIKE, 3)
     assert not isinstance(caught.value, BrokenCheckpoint)
+    # No older step is taken in its place, which may be of yet another run.
+    with pytest.raises(InputError, match="3: is a checkpoint of a run with"):
+        newest_whole([opened(workdir, **changed)], [3, 2, 1])
+
+
+@pytest.mark.parametrize("name", [manifest.NAME, "metrics/metrics"])
+def test_a_disk_that_cannot_be_read_now_is_no_damage(
+    workdir: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is set aside for it, and nothing older is taken."""
+    broken = workdir / "checkpoints/3" / name
+    kind = type(epath.Path(broken))
+
+    def failing(read: Callable[..., Any]) -> Callable[..., Any]:
+        def reads(path: epath.Path, *arguments: Any) -> Any:
+            if Path(path) == broken:
+                raise OSError(errno.EIO, "Input/output error", str(path))
+            return read(path, *arguments)
+
+        return reads
+
+    for method in ("open", "read_bytes"):
+        monkeypatch.setattr(kind, method, failing(getattr(kind, method)))
+    message = f"{broken}: cannot be read (Input/output error), expected a disk that can be; "
+    with pytest.raises(InputError, match=re.escape(message)) as caught:
+        newest_whole([opened(workdir)], [3, 2, 1])
+    assert not isinstance(caught.value, BrokenCheckpoint)
 
 
 def test_a_longer_run_and_new_fields_are_the_same_run(workdir: Path) -> None:
@@ -236,15 +266,11 @@ def test_files_outside_of_a_checkpoint_are_not_read(workdir: Path) -> None:
         opened(workdir).check(3)
 
 
-def test_checkpoints_of_an_earlier_memjax_have_no_manifest(
-    workdir: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    for step in (1, 2):
+def test_without_any_manifest_nothing_is_taken_on_trust(workdir: Path) -> None:
+    for step in (1, 2, 3):
         (workdir / "checkpoints" / str(step) / manifest.NAME).unlink()
-    flip(files(workdir)[-1], 5)
-    with caplog.at_level(logging.WARNING, logger="memjax"):
-        assert restored(workdir, [3, 2, 1]) == 2
-    assert "checkpoints/2: is of an earlier memjax, without sums to check it by" in caplog.text
+    with pytest.raises(InputError, match=r"3/manifest\.json: cannot be read, expected a manifest"):
+        restored(workdir, [3, 2, 1])
 
 
 def test_half_written_ones_are_removed_and_named(

@@ -22,6 +22,7 @@ from .log import Log
 from .sessions import Session
 
 logger = logging.getLogger("memjax")
+_NONE = -1  # in place of a step, where none is saved
 
 
 def folders(experiment: Experiment, workdir: str) -> dict[str, Experiment]:
@@ -111,26 +112,42 @@ def restored(replicas: Sequence[Replica], like: RunState) -> tuple[int, list[Run
     """The newest step that is whole in all replicas, and its states; None where none is saved.
 
     Steps that are newer, and those that are broken, are set aside: they would be in the way of
-    saving them again.
+    saving them again. Of several processes the first one chooses, since a folder that all of them
+    share may look different from another for a moment.
 
     Raises:
-        InputError: steps are saved, and none is whole.
+        InputError: steps are saved, and none is whole; or a process does not find the one chosen.
     """
+    opened = [replica.checkpoints for replica in replicas]
+    with hosts.refused_together():
+        step = _chosen(replicas) if hosts.is_first() else _NONE
+    step = hosts.of_first(step)
+    if step == _NONE:
+        return None
+    with hosts.refused_together():
+        for one in opened:
+            one.check(step)
+    kept = dataclasses.replace(like, nonfinite=None)
+    nonfinite = jnp.zeros(like.nonfinite.shape, bool)
+    return step, [
+        dataclasses.replace(one.restore(kept, step), nonfinite=nonfinite) for one in opened
+    ]
+
+
+def _chosen(replicas: Sequence[Replica]) -> int:
     opened = [replica.checkpoints for replica in replicas]
     saved = [one.steps() for one in opened]
     # A kill may come between the first saves of two replicas, and between any later ones.
     if not all(saved) and max(map(len, saved)) <= 1:
-        found = None
+        step = _NONE
     elif common := sorted(set.intersection(*map(set, saved)), reverse=True):
-        step, states = newest_whole(opened, dataclasses.replace(like, nonfinite=None), common)
-        nonfinite = jnp.zeros(like.nonfinite.shape, bool)
-        found = step, [dataclasses.replace(state, nonfinite=nonfinite) for state in states]
+        step = newest_whole(opened, common)
     else:
         folders = ", ".join(replica.workdir for replica in replicas)
         raise InputError(f"{folders}: have no checkpoint of the same step, expected one")
     for one in opened:
-        _tidy(one, 0 if found is None else found[0])
-    return found
+        _tidy(one, step)
+    return step
 
 
 def _tidy(checkpoints: Checkpoints, step: int) -> None:
