@@ -88,6 +88,7 @@ def likelihood(
             is given its memory, or anything else wrong with the run.
     """
     processes.join()
+    hosts.end_at_sigterm()  # what is finished is in a file
     with hosts.refused_together():
         check_at_least(
             num_samples=num_samples,

@@ -10,7 +10,11 @@ import dataclasses
 import itertools
 import json
 import os
+import re
+import signal
+import socket
 import sys
+import threading
 import traceback
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any
@@ -26,6 +30,8 @@ from memjax.errors import InputError, WriteError
 
 # A process that was not heard of for so long is taken for dead, and the others end.
 HEARTBEAT_SECONDS = 30
+# The hosts of a pod come minutes apart.
+FOUND_WITHIN_SECONDS = 300.0
 # Data may have to be downloaded and prepared while others wait. A dead process ends the wait.
 LONGEST_WAIT_SECONDS = 24 * 3600
 _LINE_BYTES = 1024  # of a refusal, as it is sent to the others
@@ -71,12 +77,14 @@ class Processes:
             return
         backend.configure()
         try:
-            jax.distributed.initialize(
-                self.coordinator_address,
-                self.num_processes,
-                self.process_id,
-                heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
-            )
+            with self._ended_unless_found():
+                jax.distributed.initialize(
+                    self.coordinator_address,
+                    self.num_processes,
+                    self.process_id,
+                    initialization_timeout=int(2 * FOUND_WITHIN_SECONDS),
+                    heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+                )
         except Exception as error:  # of jax, of the network, of a cluster's own interface
             raise InputError(
                 f"--distributed: the processes do not find each other ({_first_line(error)}), "
@@ -97,11 +105,7 @@ class Processes:
                     f"{name}: found {value}, which has no effect without --distributed"
                 )
         if self.coordinator_address is not None:
-            host, _, port = self.coordinator_address.rpartition(":")
-            if not (host and port.isdecimal() and 0 < int(port) < 2**16):
-                raise InputError(
-                    f"--coordinator-address: found {self.coordinator_address}, expected HOST:PORT"
-                )
+            _check_address(self.coordinator_address)
         if self.num_processes is not None and self.num_processes < 1:
             raise InputError(f"--num-processes: found {self.num_processes}, expected at least 1")
         most = (self.num_processes or sys.maxsize) - 1
@@ -109,10 +113,46 @@ class Processes:
             expected = "at least 0" if self.num_processes is None else f"0 to {most}"
             raise InputError(f"--process-id: found {self.process_id}, expected {expected}")
 
+    @contextlib.contextmanager
+    def _ended_unless_found(self) -> Iterator[None]:
+        """End this process in one line; jax would end it with a trace of C++."""
+
+        def end() -> None:
+            this = "this process" if self.process_id is None else f"process {self.process_id}"
+            where = self.coordinator_address or "the coordinator of the cluster"
+            print(
+                f"error: --distributed: {this} did not find the others within "
+                f"{FOUND_WITHIN_SECONDS:.0f} s, expected all {self.num_processes or 'processes'} "
+                f"to reach {where}",
+                file=sys.stderr,
+                flush=True,
+            )
+            os._exit(2)
+
+        timer = threading.Timer(FOUND_WITHIN_SECONDS, end)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
 
 # As options of a command, without a prefix: `--distributed`, which takes no value, and the others.
 Options = Annotated[Processes, tyro.conf.arg(name=""), tyro.conf.FlagCreatePairsOff]
 ALONE = Processes()
+
+
+def _check_address(address: str) -> None:
+    found = re.fullmatch(r"(\[[0-9a-fA-F:.]+\]|[^\s:\[\]]+):([0-9]{1,5})", address)
+    if found is None or not 0 < int(found[2]) < 2**16:
+        raise InputError(f"--coordinator-address: found {address}, expected HOST:PORT")
+    try:
+        socket.getaddrinfo(found[1].strip("[]"), None)
+    except (OSError, UnicodeError) as error:
+        raise InputError(
+            f"--coordinator-address: found {address}, expected a host that is known here"
+        ) from error
 
 
 def _check_devices() -> None:
@@ -238,6 +278,13 @@ def preempted() -> bool:
     All processes have to ask equally often, between the same computations.
     """
     return several() and multihost_utils.reached_preemption_sync_point(next(_asked))
+
+
+def end_at_sigterm() -> None:
+    """Let SIGTERM end this process at once, as it would alone; jax keeps it for `preempted`."""
+    if several():
+        with contextlib.suppress(ValueError):  # not the main thread
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def share_of(count: int) -> np.ndarray:

@@ -927,8 +927,6 @@ def _checkpoints() -> Iterator[Case]:
     """Checkpoints of a run that has no other, which might be taken instead."""
     for title, pattern in _PARTS.items():
         for name, change in _changes().items():
-            if (title, name) == ("the manifest", "missing"):
-                continue  # as from a memjax that wrote none: taken with a warning
 
             def write(folder: Path, pattern: str = pattern, change: Any = change) -> None:
                 for place, contents in _saved().items():

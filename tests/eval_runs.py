@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 import train
 from eval import likelihood
-from memjax import configs
+from memjax import config, configs, manifest
 from memjax.config import Experiment
 from memjax.types import Variables
 
@@ -99,11 +100,9 @@ def copy(run: Trained, to: Path) -> Path:
 def edit_config(workdir: Path, **fields: Any) -> None:
     """Change fields in config.json, those of a node by a dictionary: `data={"split_seed": 1}`.
 
-    The digest of the images goes, so that other data pass for those of the training, and so do the
-    manifests of the checkpoints, which know the fields too.
+    The digest of the images goes, so that other data pass for those of the training. The manifests
+    of the checkpoints, which know the fields too, are written anew.
     """
-    for manifest in workdir.glob("checkpoints/*/manifest.json"):
-        manifest.unlink()
     path = workdir / "config.json"
     document = json.loads(path.read_text())
     del document["data_sha256"]
@@ -111,3 +110,5 @@ def edit_config(workdir: Path, **fields: Any) -> None:
         old = document["fields"][name]
         document["fields"][name] = old | value if isinstance(value, dict) else value
     path.write_text(json.dumps(document))
+    for folder in (workdir / "checkpoints").iterdir():
+        manifest.write(epath.Path(folder), int(folder.name), config.flatten(document["fields"]))

@@ -5,6 +5,8 @@ import json
 import re
 import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +21,7 @@ from memjax import hosts
 from memjax.checkpoint import Checkpoints
 from memjax.errors import InputError
 from memjax.training import TrainState
-from train import devices
+from train import devices, loop
 from train.__main__ import main as train_main
 from train.signals import collected
 
@@ -216,8 +218,14 @@ ADDRESS = "--coordinator-address"
     [
         ([ADDRESS, "a:1"], "--coordinator-address: found a:1, which has no effect without --dist"),
         (["--num-processes", "2"], "--num-processes: found 2, which has no effect without --dist"),
-        (["--distributed", ADDRESS, "host"], "found host, expected HOST:PORT"),
-        (["--distributed", ADDRESS, "host:70000"], "found host:70000, expected HOST:PORT"),
+        *(
+            (["--distributed", ADDRESS, wrong], f"found {wrong}, expected HOST:PORT")
+            for wrong in ("host", "host:70000", "host:0", ":1", "a:b:1", "a b:1", "host:\u0661")
+        ),
+        (
+            ["--distributed", ADDRESS, "no.such.host.invalid:1234"],
+            "found no.such.host.invalid:1234, expected a host that is known here",
+        ),
         (["--distributed", "--num-processes", "0"], "--num-processes: found 0, expected at least"),
         (["--distributed", "--process-id", "-1"], "--process-id: found -1, expected at least 0"),
         (
@@ -245,6 +253,23 @@ def test_without_a_cluster_it_is_refused(
     said = capsys.readouterr().err
     assert "--distributed: the processes do not find each other (coordinator_address sh" in said
     assert "expected a cluster that JAX knows" in said and len(said.splitlines()) == 1
+
+
+def test_processes_that_do_not_find_each_other_end_in_one_line() -> None:
+    """Without ours, jax ends them with a trace of C++."""
+    program = (
+        "from memjax import hosts; hosts.FOUND_WITHIN_SECONDS = 2.0; "
+        "hosts.Processes(True, '127.0.0.1:9', 2, 1).join()"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
+    )
+    assert ended.returncode == 2
+    assert ended.stderr.splitlines()[-1] == (
+        "error: --distributed: process 1 did not find the others within 2 s, expected all 2 to "
+        "reach 127.0.0.1:9"
+    )
+    assert "***" not in ended.stderr
 
 
 def test_one_process_decides_alone() -> None:
@@ -319,6 +344,22 @@ def test_what_all_raise_ends_as_it_would_alone() -> None:
     for error in (train.Stopped(signal.SIGTERM, 3), train.NonFiniteError("x"), hosts.Refused("x")):
         with pytest.raises(type(error)), hosts.ended_at_once():
             raise error
+
+
+@pytest.mark.usefixtures("third_of_four")
+def test_a_second_sigterm_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def keep(number: int, frame: Any) -> None:
+        """As jax does."""
+
+    before = signal.signal(signal.SIGTERM, keep)
+    try:
+        monkeypatch.setattr(hosts, "preempted", lambda: False)
+        assert loop._stop([]) is None and signal.getsignal(signal.SIGTERM) is keep
+        monkeypatch.setattr(hosts, "preempted", lambda: True)
+        assert loop._stop([]) == signal.SIGTERM
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.usefixtures("third_of_four")

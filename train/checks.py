@@ -202,13 +202,14 @@ def prepared(experiment: Experiment, dataset: Dataset, workdir: str) -> Iterator
     """Make the folder, keep other runs out of it, and write its config.json.
 
     Raises:
-        InputError: another run is in it, or it cannot be written.
+        InputError: another run is or has been in it, or it cannot be written.
         WriteError: there is no room.
     """
     with contextlib.ExitStack() as stack:
         try:
             epath.Path(workdir).mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(workdir))
+            check_same(experiment, dataset, workdir)  # another run may just have ended
             workdirs.save(experiment, workdir, dataset.digest())
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -259,6 +259,7 @@ def _stop(signals: Sequence[int]) -> int | None:
         return signals[0] if signals else None
     if not hosts.preempted():
         return None
+    hosts.end_at_sigterm()  # the second one
     return signals[0] if signals else signal.SIGTERM
 
 
