@@ -157,6 +157,8 @@ def main(
     for size in sizes:
         if size < 4 or size % 4:
             raise InputError(f"--sizes: found {size}, expected multiples of four")
+    path = epath.Path(results) / "benchmarks.json"
+    records.check_file(path)
     backend.configure()
     timings: dict[Part, Callable[[], list[Record]]] = {
         "few_shot": lambda: few_shot(maps, rounds),
@@ -165,7 +167,7 @@ def main(
     }
     for part in parts:
         found = timings[part]()
-        records.add(epath.Path(results) / "benchmarks.json", found)
+        records.add(path, found)
         print(columns(rows(found)))
 
 

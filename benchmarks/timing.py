@@ -16,7 +16,7 @@ from eval.records import Record
 from memjax import config, configs
 from memjax.config import Experiment
 from memjax.data import Dataset, Split
-from memjax.errors import InputError
+from memjax.errors import InputError, exit_code_of
 
 SHORTEST = 0.2  # seconds of a call, which takes as many steps
 
@@ -125,9 +125,5 @@ def check_rounds(rounds: int) -> None:
 
 
 def run(main: Callable[..., None]) -> None:
-    """The command line of a benchmark: what a user gets wrong is one line, and exit code 2."""
-    try:
-        tyro.cli(main)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+    """The command line of a benchmark; ends the process with its exit code."""
+    sys.exit(exit_code_of(lambda: tyro.cli(main) or 0))

@@ -174,6 +174,8 @@ def main(
     check_rounds(rounds)
     if num_seeds < 2:
         raise InputError(f"--num-seeds: found {num_seeds}, expected at least 2")
+    path = epath.Path(results) / "benchmarks.json"
+    records.check_file(path)
     backend.configure()
     folder = None if data_dir is None else str(epath.Path(data_dir).resolve())
     measured: dict[Part, Callable[[], list[Record]]] = {
@@ -184,7 +186,7 @@ def main(
     rows = [("experiment", "metric", "median", "all")]
     for part in parts:
         found = measured[part]()
-        records.add(epath.Path(results) / "benchmarks.json", found)
+        records.add(path, found)
         for one in found:
             every = " ".join(f"{value:.3g}" for value in one.values or [])
             median = "-" if one.value is None else f"{one.value:.3g} s"

@@ -124,6 +124,8 @@ def main(
     for number in steps:
         if number < 1:
             raise InputError(f"--steps: found {number}, expected at least 1")
+    path = epath.Path(results) / "benchmarks.json"
+    records.check_file(path)
     backend.configure()
     measured: dict[Part, Callable[[], list[Record]]] = {
         "step": lambda: step(rounds),
@@ -131,7 +133,7 @@ def main(
     }
     for part in parts:
         found = measured[part]()
-        records.add(epath.Path(results) / "benchmarks.json", found)
+        records.add(path, found)
         print(columns(rows(found)) if part == "step" else columns(_held(found)))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import tyro
 
 from memjax import hosts
-from memjax.errors import InputError
+from memjax.errors import InputError, exit_code_of
 
 from . import (
     canvas,
@@ -55,24 +55,21 @@ def main(argv: list[str] | None = None) -> int:
     logger.handlers = [logging.StreamHandler()]
     logger.propagate = False
     logger.setLevel(logging.INFO)
-    try:
-        _check_task(sys.argv[1:] if argv is None else argv)
-        with hosts.ended_at_once():
-            tyro.extras.subcommand_cli_from_dict(
-                {
-                    name: task if task is likelihood else _with_values(task)
-                    for name, task in TASKS.items()
-                },
-                prog="eval",
-                description=__doc__,
-                args=argv,
-            )
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return exit_code_of(lambda: _main(sys.argv[1:] if argv is None else argv))
+
+
+def _main(argv: list[str]) -> int:
+    _check_task(argv)
+    with hosts.ended_at_once():
+        tyro.extras.subcommand_cli_from_dict(
+            {
+                name: task if task is likelihood else _with_values(task)
+                for name, task in TASKS.items()
+            },
+            prog="eval",
+            description=__doc__,
+            args=argv,
+        )
     return 0
 
 

@@ -5,6 +5,7 @@ from etils import epath
 from memjax import plots
 
 from .evaluations import DASH, commit, table
+from .files import save_figure
 from .records import Record
 
 TIMES = {
@@ -35,7 +36,7 @@ def draw(found: list[Record], folder: epath.Path) -> list[str]:
     lines = {name: (list(of), list(of.values())) for name, of in curves.items()}
     picture = "figures/addressing_speed.png"
     figure = plots.curves(lines, "entries in memory", "seconds of a step", logarithmic=True)
-    plots.save(figure, folder / picture)
+    save_figure(figure, folder / picture)
     return [f"![Seconds of a step over the number of entries in memory]({picture})"]
 
 

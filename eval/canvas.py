@@ -10,10 +10,11 @@ from etils import epath
 from memjax import plots, sampling, training
 from memjax.errors import InputError
 from memjax.types import Array, Generated, Variables
+from memjax.workdirs import check_writable
 
+from .files import save_animation, save_figure
 from .options import check_at_least, check_picture, check_seeds
 from .run import Own, Run, Step, open_run
-from .samples import save_animation, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,8 +53,8 @@ def canvas(
         The paths of the pictures.
 
     Raises:
-        InputError: num_images below 1, a model without canvas, labels that it does not know, or
-            anything wrong with the run.
+        InputError: num_images below 1, a model without canvas, labels that it does not know, a
+            picture that cannot be written, or anything wrong with the run.
 
     Source: Griesemer 2017, figures 8 and 9.
     """
@@ -64,6 +65,7 @@ def canvas(
     _check_labels(run, labels)
     name = "canvas_by_label.png" if labels else "canvas.png"
     path = epath.Path(output) if output else run.workdir / name
+    check_writable(path)
     rows = np.repeat(labels, num_images) if labels else None
     drawn = draw(run, len(labels or (0,)) * num_images, rows, seed)
     if drawn.canvases is None:

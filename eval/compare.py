@@ -7,15 +7,16 @@ from etils import epath
 from memjax import plots
 from memjax.data.files import Npz, describe
 from memjax.errors import InputError
-from memjax.workdirs import RESULTS
+from memjax.workdirs import RESULTS, check_writable
 
 from . import records
+from .files import save_figure
 from .likelihood import file_name, with_statistics
 from .options import check_picture
 from .parameters import count
 from .records import Record
 from .run import Run, Step, check_same_images, open_run
-from .samples import pictures, save_figure
+from .samples import pictures
 from .text import columns
 
 
@@ -43,11 +44,14 @@ def compare(
         The table.
 
     Raises:
-        InputError: no workdirs, one without a likelihood, or runs on different data.
+        InputError: no workdirs, one without a likelihood, runs on different data, or a picture that
+            cannot be written.
     """
     if not workdirs:
         raise InputError("compare: found no workdirs, expected at least one")
     check_picture(output)
+    path = epath.Path(output)
+    check_writable(path)
     runs = [open_run(workdir, data_dir, step) for workdir in workdirs]
     for run in runs:
         if run.reads_context:
@@ -58,7 +62,6 @@ def compare(
     check_same_images(runs)
     first = runs[0]
     table = columns([_HEAD, *(_row(run, first, name) for run, name in named(runs))])
-    path = epath.Path(output)
     shown = _panels(runs, num_images, draws)
     # With draws there are too many for one row.
     save_figure(plots.panels(shown, abreast=4 if draws else None), path)

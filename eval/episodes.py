@@ -266,7 +266,7 @@ class Writer:
     """Makes records of one task, and adds them to the run's results.json.
 
     Raises:
-        InputError: there is a results.json that holds something else.
+        InputError: there is a results.json that holds something else, or it cannot be written.
     """
 
     def __init__(self, run: Run, task: str, split: SplitName, seed: int):
@@ -276,7 +276,7 @@ class Writer:
         self._path = run.workdir / workdirs.RESULTS
         self._origin = records.here()
         self._started = time.monotonic()
-        records.load(self._path)  # before the work rather than after it
+        records.check_file(self._path)
 
     def add(
         self,

@@ -72,7 +72,7 @@ def features(
     run = open_run(workdir, data_dir, step, experiment)
     _check(run)
     started, origin = time.monotonic(), records.here()
-    records.load(run.workdir / workdirs.RESULTS)  # before the work rather than after it
+    records.check_file(run.workdir / workdirs.RESULTS)
     run, statistics = with_statistics(run, batch_norm)
     binarisation = run.binarisation if binarise else "none"
     found = {

@@ -19,15 +19,15 @@ from memjax.data.files import DAMAGE, read_bytes, read_npy
 from memjax.errors import InputError
 from memjax.evaluation.imputation import impute, missing_at_random
 from memjax.types import Array, Batch, Variables
-from memjax.workdirs import RESULTS
+from memjax.workdirs import RESULTS, check_writable
 
 from . import records
 from .compare import named
+from .files import save_figure
 from .likelihood import with_statistics
 from .options import check_at_least, check_choice, check_picture, check_seeds
 from .records import Record
 from .run import Run, Step, check_same_images, evenly_spaced, open_run, said_of_images
-from .samples import save_figure
 
 BatchNorm = Literal["batch", "pass", "moving_average"]
 SHOWN = 64  # images in each panel of the picture
@@ -70,8 +70,8 @@ def imputation(
         Of each run `mse`, the mean squared error of a missing pixel, and `mse_by_pass`.
 
     Raises:
-        InputError: no workdirs, runs on different data, a mask that does not fit the images, or
-            anything else wrong with an option or a run.
+        InputError: no workdirs, runs on different data, a mask that does not fit the images, a
+            picture that cannot be written, or anything else wrong with an option or a run.
     """
     check_at_least(num_passes=num_passes, max_images=max_images, batch_size=batch_size)
     check_seeds(seed=seed)
@@ -84,7 +84,9 @@ def imputation(
     mask, fixed = read_mask(mask, runs[0].dataset.image_shape)
     for run in runs:
         run.check_reads_no_context()
-        records.load(run.workdir / RESULTS)  # before the work rather than after it
+        records.check_file(run.workdir / RESULTS)
+    path = epath.Path(output) if output else runs[0].workdir / f"imputation_{mask}.png"
+    check_writable(path)
     written: list[Record] = []
     panels: dict[str, np.ndarray] = {}
     for run, title in named(runs):
@@ -94,7 +96,6 @@ def imputation(
         panels |= {"original": shown["original"], "missing": shown["missing"]}
         panels[f"guesses of {title}"] = shown["last"]
         logger.info("%s, %s: mean squared error %.4f", title, mask, new[0].value)
-    path = epath.Path(output) if output else runs[0].workdir / f"imputation_{mask}.png"
     save_figure(plots.panels(panels), path)
     print(path)
     return written

@@ -102,7 +102,7 @@ def likelihood(
         run = open_run(workdir, data_dir, step, experiment)
         _check_alone(run, workdir)
         origin = records.here()  # of the code that runs, whatever is edited meanwhile
-        records.load(run.workdir / workdirs.RESULTS)  # before the work rather than after it
+        records.check_file(run.workdir / workdirs.RESULTS)
         split_of(run, split)
     hosts.check_same(
         num_samples=num_samples,
@@ -126,8 +126,10 @@ def likelihood(
     size = len(run.dataset.splits[split])
     count = len(evenly_spaced(size, max_images))
     protocol = statistics | _protocol(run, binarisation_seed, seed) | said_of_images(size, count)
-    partial = Partial(
+    partial = Partial.in_file(
         run.workdir / TASK,
+        values_of_one(run, split, [*numbers, num_samples]),
+        len(hosts.share_of(count)),
         checkpoint=checkpoint,
         data=run.dataset.digest(),
         split=split,
@@ -235,10 +237,7 @@ def make_evaluator(
             images, index, binarisation_key, run.binarisation, run.dataset.maximum
         )
         batch = Batch(pixels, index, labels)
-        weights, said = log_weights_and_diagnostics(
-            run.model, variables, batch, noise, num_samples, chunk
-        )
-        return summarise(weights, [*numbers, num_samples]), said
+        return _values(run, variables, batch, noise, [*numbers, num_samples], chunk)
 
     # Restored variables lie on one device, and would not mix with images spread over all.
     variables = jax.device_put(run.variables, _over_devices())
@@ -254,6 +253,33 @@ def make_evaluator(
         return compiled[size](variables, examples)
 
     return evaluator
+
+
+def _values(
+    run: Run, variables: Variables, batch: Batch, noise: Array, numbers: list[int], chunk: int
+) -> Found:
+    """Values of each image of a batch, from as many samples as the last of some numbers says."""
+    weights, said = log_weights_and_diagnostics(
+        run.model, variables, batch, noise, numbers[-1], chunk
+    )
+    return summarise(weights, numbers), said
+
+
+def values_of_one(run: Run, split: str, numbers: list[int]) -> Found:
+    """Shapes and kinds of the values of one image of a split; nothing is computed.
+
+    Args:
+        run: whose data set it is.
+        split: of the data set.
+        numbers: of samples at which there are bounds.
+    """
+    zero = jnp.zeros(1, jnp.int32)
+    labels = None if run.dataset.splits[split].labels is None else zero
+    batch = Batch(jnp.zeros((1, *run.dataset.image_shape)), zero, labels)
+    noise = training.stream(0, "evaluation")
+    return jax.eval_shape(
+        lambda variables: _values(run, variables, batch, noise, numbers, 1), run.variables
+    )
 
 
 def _over_devices(*axes: str) -> NamedSharding:
@@ -349,7 +375,8 @@ def write(run: Run, everything: Found, numbers: list[int], new: list[Record]) ->
     """Add the records to results.json and write the per-image values beside it.
 
     Raises:
-        InputError: the workdir cannot be written.
+        InputError: results.json holds something else.
+        WriteError: the workdir cannot be written.
     """
     found, _ = everything
     values = io.BytesIO()
@@ -361,12 +388,9 @@ def write(run: Run, everything: Found, numbers: list[int], new: list[Record]) ->
         num_samples=np.array([*numbers, new[0].num_samples]),
         protocol=json.dumps(new[0].protocol),
     )
-    try:
-        workdirs.write_whole(run.workdir / file_name(new[0]), values.getvalue())
-    except OSError as error:
-        raise InputError(
-            f"{run.workdir}: cannot be written ({error.strerror}), expected a writable folder"
-        ) from error
+    path = run.workdir / file_name(new[0])
+    with workdirs.writing(path):
+        workdirs.write_whole(path, values.getvalue())
     records.add(run.workdir / workdirs.RESULTS, new)
 
 

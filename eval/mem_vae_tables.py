@@ -6,6 +6,7 @@ from memjax import plots
 from memjax.configs import mem_vae
 
 from .evaluations import DASH, Evaluation, Line, evaluations, name, table, value
+from .files import save_figure
 from .records import Record
 
 FREY = "frey_faces"
@@ -162,6 +163,6 @@ def draw(found: list[Record], folder: epath.Path) -> list[str]:
     for mask, of_mask in lines.items():
         path = f"figures/imputation_passes_{mask}.png"
         figure = plots.lines(of_mask, "passes", f"mean squared error, {mask}")
-        plots.save(figure, folder / path)
+        save_figure(figure, folder / path)
         pictures.append(f"![Error of missing pixels over passes, {mask}]({path})")
     return pictures

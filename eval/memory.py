@@ -16,6 +16,7 @@ from memjax.errors import InputError
 from memjax.evaluation import log_weights_of_encoding
 from memjax.memory import usage
 from memjax.types import Array, Batch, Variables
+from memjax.workdirs import check_writable
 
 from .episodes import (
     Draw,
@@ -29,10 +30,10 @@ from .episodes import (
     over_episodes,
     shown,
 )
+from .files import save_figure
 from .options import check_at_least, check_picture, check_seeds, split_of
 from .records import Record
 from .run import Own, Run, Step, open_run
-from .samples import save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -76,8 +77,8 @@ def memory(
         experiment: as in `memjax.restore`, for a run of one's own experiment.
 
     Raises:
-        InputError: a number below 1, a model without addresses, or anything wrong with the run or
-            the baseline.
+        InputError: a number below 1, a model without addresses, a picture that cannot be written,
+            or anything wrong with the run or the baseline.
 
     Source: Bornschein et al. 2017, sections 4.1 and 4.2, figures 2B, 3 and 4A.
     """
@@ -96,6 +97,8 @@ def memory(
             f"does not, as {run.experiment.name}"
         )
     writer = Writer(run, "memory", split, seed)
+    path = epath.Path(output) if output else run.workdir / "memory.png"
+    check_writable(path)
     plan = Plan(split, draw, min(num_batches, most), seed, "batches")
     found = over_episodes(run, plan, use_of_memory(run, num_samples, chunk_size))
     size = found["posterior"].shape[-1]
@@ -115,7 +118,6 @@ def memory(
     for one in writer.add(found, protocol, num_samples, published):
         logger.info("%s %s", one.metric, shown(one, 3))
     logger.info("ln M = %.3f", math.log(size))
-    path = epath.Path(output) if output else run.workdir / "memory.png"
     save_figure(picture(run, draw, split, seed), path)
     print(path)
     return writer.written

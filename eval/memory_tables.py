@@ -8,6 +8,7 @@ from memjax import plots
 from memjax.configs import published
 
 from .evaluations import DASH, GAIN, Evaluation, Line, evaluations, name, percent, table, value
+from .files import save_figure
 from .records import Record
 
 
@@ -300,7 +301,7 @@ def draw(found: list[Record], folder: epath.Path) -> list[str]:
     if recall := _recall_curves(found):
         figures = {"recall": plots.lines(recall, "epoch", "nats", y_scale="log"), **figures}
     for picture, figure in figures.items():
-        plots.save(figure, folder / f"figures/{picture}.png")
+        save_figure(figure, folder / f"figures/{picture}.png")
     return [f"![{titles[picture]}](figures/{picture}.png)" for picture in figures]
 
 

@@ -44,14 +44,18 @@ def parameters(workdir: str | None = None, results: str | None = None) -> list[R
     if workdir is None:
         found = [_record(_with_shape(experiment)) for experiment in _published()]
         if results is not None:
-            records.add(epath.Path(results) / "parameters.json", found)
+            path = epath.Path(results) / "parameters.json"
+            records.check_file(path)
+            records.add(path, found)
     else:
         if results is not None:
             raise InputError("--results: found with --workdir, expected one of the two")
         restored = memjax.restore(workdir)
         model = restored.model
         found = [_record(dataclasses.replace(restored.experiment, model=model))]
-        records.add(epath.Path(workdir) / workdirs.RESULTS, found)
+        path = epath.Path(workdir) / workdirs.RESULTS
+        records.check_file(path)
+        records.add(path, found)
     print(_table(found))
     return found
 

@@ -32,7 +32,7 @@ def record(
         results: the folder.
 
     Raises:
-        InputError: no workdirs, or one without results.
+        InputError: no workdirs, one without results, or a folder that cannot be written.
     """
     if not workdirs:
         raise InputError("record: found no workdirs, expected at least one")
@@ -51,6 +51,7 @@ def record(
     written = []
     for name, found in by_name.items():
         path = epath.Path(results) / f"{name}.json"
+        records.check_file(path)
         together = over_seeds(found)
         records.add(path, together)
         print(f"{path}: {len(together)} records")

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from memjax import provenance, workdirs
+from memjax import locks, provenance, workdirs
 from memjax.errors import InputError
 
 from .checks import check
@@ -108,24 +108,33 @@ def load(path: epath.Path) -> list[Record]:
         raise InputError(f"{path}: expected a JSON list of memjax records ({error})") from error
 
 
+def check_file(path: epath.Path) -> None:
+    """Refuse a file that `add` would refuse, before the work rather than after it.
+
+    Raises:
+        InputError: not a list of records, or it cannot be written.
+    """
+    load(path)
+    workdirs.check_writable(path)
+
+
 def add(path: epath.Path, new: Iterable[Record]) -> None:
     """Put records at the end of a file, and take out those of the same identity.
 
     Raises:
-        InputError: the file cannot be written, or holds something else.
+        InputError: the file holds something else.
+        WriteError: it cannot be written.
     """
-    records: dict[str, Record] = {}
-    for record in (*load(path), *map(_checked, new)):
-        records.pop(record.identity, None)  # so that the newest comes last
-        records[record.identity] = record
-    text = json.dumps([_compact(record) for record in records.values()], indent=2) + "\n"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        workdirs.write_whole(path, text)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}), expected a writable folder"
-        ) from error
+    checked = [_checked(record) for record in new]
+
+    def together() -> list[dict[str, Any]]:
+        records: dict[str, Record] = {}
+        for record in (*load(path), *checked):
+            records.pop(record.identity, None)  # so that the newest comes last
+            records[record.identity] = record
+        return [_compact(record) for record in records.values()]
+
+    locks.update(path, together)
 
 
 def _checked(record: Record) -> Record:

@@ -3,7 +3,6 @@
 import base64
 import dataclasses
 import importlib.resources
-import io
 import json
 import logging
 import math
@@ -16,10 +15,12 @@ from etils import epath
 
 from memjax import plots, workdirs
 from memjax.errors import InputError
+from memjax.workdirs import check_writable
 
 from . import records
 from .compare import named
 from .episodes import as_in_training
+from .files import save
 from .likelihood import with_statistics
 from .memory import picture as picture_of_memory
 from .options import check_at_least, check_seeds
@@ -100,6 +101,8 @@ def report(
         raise InputError("report: found no workdirs, expected at least one")
     if not output.lower().endswith((".html", ".htm")):
         raise InputError(f"--output: found {output}, expected a name that ends in .html")
+    path = epath.Path(output)
+    check_writable(path)
     runs = [open_run(workdir, data_dir, step) for workdir in workdirs]
     template = importlib.resources.files(__package__).joinpath("report.html").read_text("utf-8")
     environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -109,14 +112,7 @@ def report(
         curves=_curves(runs),
         runs=[_section(run, name, num_images, seed) for run, name in named(runs)],
     )
-    path = epath.Path(output)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}), expected a writable folder"
-        ) from error
+    save(path, page)
     print(path)
     return path
 
@@ -214,6 +210,4 @@ def _slots(run: Run) -> tuple[int, ...]:
 
 
 def _picture(figure: "Figure", caption: str) -> Picture:
-    png = io.BytesIO()
-    figure.savefig(png, format="png", dpi=130, metadata={"Software": None})
-    return Picture(caption, base64.b64encode(png.getvalue()).decode("ascii"))
+    return Picture(caption, base64.b64encode(plots.png(figure)).decode("ascii"))

@@ -1,9 +1,5 @@
 """Pictures of a run: data, reconstructions, samples from the prior."""
 
-import contextlib
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,16 +7,14 @@ from etils import epath
 
 from memjax import data, plots, sampling, training
 from memjax.data import Drawn
-from memjax.errors import InputError
 from memjax.types import Variables
+from memjax.workdirs import check_writable
 
 from .episodes import as_in_training
+from .files import save_figure
 from .likelihood import with_statistics
 from .options import check_at_least, check_picture, check_seeds
 from .run import Own, Run, Step, evenly_spaced, open_run
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 TITLES = ("memory", "test images", "reconstructions", "samples", "draws")
 
@@ -51,12 +45,15 @@ def samples(
         The path of the picture.
 
     Raises:
-        InputError: num_images below 1, or anything wrong with the run.
+        InputError: num_images below 1, a picture that cannot be written, or anything wrong with
+            the run.
     """
     check_seeds(seed=seed)
     check_picture(output)
-    run, _ = with_statistics(open_run(workdir, data_dir, step, experiment), "pass")
+    run = open_run(workdir, data_dir, step, experiment)
     path = epath.Path(output) if output else run.workdir / "samples.png"
+    check_writable(path)
+    run, _ = with_statistics(run, "pass")
     save_figure(plots.panels(pictures(run, num_images, seed, draws)), path)
     print(path)
     return path
@@ -98,33 +95,3 @@ def pictures(
 
     shown = found(run.variables, images)
     return {title: np.asarray(shown[title]) for title in TITLES if title in shown}
-
-
-def save_figure(figure: "Figure", path: epath.Path) -> None:
-    """Write a figure as PNG.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    with _writing(path):
-        plots.save(figure, path)
-
-
-def save_animation(frames: Sequence[np.ndarray], path: epath.Path) -> None:
-    """Write frames `[H, W, 3]` in [0, 1] as GIF.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    with _writing(path):
-        plots.save_animation(frames, path)
-
-
-@contextlib.contextmanager
-def _writing(path: epath.Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}), expected a file in a writable folder"
-        ) from error

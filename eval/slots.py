@@ -18,11 +18,11 @@ from memjax.memory import usage
 
 from . import records
 from .activations import activations_of
+from .files import save, save_figure
 from .likelihood import evaluate_split, make_evaluator, with_statistics
 from .options import check_at_least, check_choice, check_seeds
 from .records import Record
 from .run import Own, Run, Step, open_run, said_of_images
-from .samples import save_figure
 
 TOP = 3  # slots that are shown of each class
 
@@ -91,7 +91,7 @@ def slots(
     if labels is None:
         raise InputError(f"{run.dataset.name}: has no labels, expected images with labels")
     started, origin = time.monotonic(), records.here()
-    records.load(run.workdir / workdirs.RESULTS)  # before the work rather than after it
+    records.check_file(run.workdir / workdirs.RESULTS)
     run, statistics = with_statistics(run, batch_norm)
     protocol = {
         **statistics,
@@ -284,10 +284,5 @@ def _disabled(run: Run, layers: tuple[int, ...], seed: int) -> dict[str, np.ndar
 def _write_csv(path: epath.Path, rows: Sequence[Sequence[Any]]) -> None:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    try:
-        workdirs.write_whole(path, text.getvalue())
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}), expected a writable folder"
-        ) from error
+    save(path, text.getvalue())
     print(path)

@@ -20,6 +20,7 @@ from . import (
 )
 from .evaluations import commit
 from .evaluations import name as name_of
+from .files import save, save_figure
 from .records import Record
 from .text import markdown
 
@@ -56,6 +57,7 @@ def tables(results: str = "results", readme: str | None = None) -> str:
     folder = epath.Path(results)
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder, expected the folder of `eval record`")
+    workdirs.check_writable(folder / "README.md")
     paths = sorted(path for path in folder.glob("*.json") if path.name != reliability_tables.FILE)
     found = [one for path in paths for one in records.load(path)]
     likelihoods = "\n\n".join([*_likelihood_tables(found), AFTER_TRAINING])
@@ -81,7 +83,7 @@ def tables(results: str = "results", readme: str | None = None) -> str:
             _runs_table(found),
         ]
     )
-    _write(folder / "README.md", page + "\n")
+    save(folder / "README.md", page + "\n")
     if readme is not None:
         of_others = [
             *mem_vae_tables.tables(found),
@@ -108,7 +110,7 @@ def insert(path: epath.Path, text: str) -> None:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise InputError(f"{path}: not found or without its marks, expected {BEGIN} and {END}")
-    _write(path, f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+    save(path.resolve(), f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
 
 
 def variants() -> list[Variant]:
@@ -225,7 +227,8 @@ def _draw_curves(found: list[Record], folder: epath.Path) -> list[str]:
                 lines[_name(variant).replace("`", "")] = (curve.x or [], curve.values or [])
         if lines:
             name = f"figures/bound_{dataset}.png"
-            plots.save(plots.curves(lines, "epoch", f"bound, {split} split, nats"), folder / name)
+            figure = plots.curves(lines, "epoch", f"bound, {split} split, nats")
+            save_figure(figure, folder / name)
             pictures.append(f"![Bound over epochs on {title}, {split} split]({name})")
     return pictures
 
@@ -340,12 +343,3 @@ def _run_row(title: str, one: Record) -> tuple[str, ...]:
         f"batch norm: {batch_norm or 'none'}, {precision}, {versions}",
         commit(one.commit, one.dirty),
     )
-
-
-def _write(path: epath.Path, text: str) -> None:
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}), expected a writable file"
-        ) from error

@@ -6,6 +6,7 @@ from memjax import plots
 from memjax.configs import writer
 
 from .evaluations import DASH, Evaluation, Line, epochs, evaluations, name, table, value
+from .files import save_figure
 from .records import Record
 
 FIELD = "model.steps"  # T, where a run changed it
@@ -90,7 +91,7 @@ def _draw_training(found: list[Record], folder: epath.Path) -> list[str]:
     if not lines:
         return []
     path = "figures/writer_training.png"
-    plots.save(plots.lines(lines, "epoch", "bound, nats"), folder / path)
+    save_figure(plots.lines(lines, "epoch", "bound, nats"), folder / path)
     return [f"![Bound over epochs of recurrent writers on MNIST]({path})"]
 
 
@@ -108,5 +109,5 @@ def _draw_steps(found: list[Record], folder: epath.Path) -> list[str]:
         return []
     path = "figures/writer_steps.png"
     figure = plots.lines(lines, "steps of the writer, T", "nats, digits", "log")
-    plots.save(figure, folder / path)
+    save_figure(figure, folder / path)
     return [f"![NLL of a recurrent writer by its number of steps]({path})"]

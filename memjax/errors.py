@@ -1,5 +1,8 @@
 """What a user can get wrong, and what a disk can, said in one line."""
 
+import sys
+from collections.abc import Callable
+
 
 class InputError(ValueError):
     """Something that the user gave cannot be used.
@@ -14,3 +17,17 @@ class WriteError(OSError):
 
     The message is one line. The programs print it without a traceback and exit with code 1.
     """
+
+
+def exit_code_of(program: Callable[[], int]) -> int:
+    """The exit code of a program, which returns its own; errors are said on stderr."""
+    try:
+        return program()
+    except InputError as error:
+        code, said = 2, f"error: {error}"
+    except WriteError as error:
+        code, said = 1, f"error: {error}"
+    except KeyboardInterrupt:
+        code, said = 130, "interrupted"
+    print(said, file=sys.stderr)
+    return code

@@ -1,10 +1,10 @@
 """Arrays to pictures."""
 
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-from etils import epath
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -256,19 +256,18 @@ def _image(axis: "Axes", image: np.ndarray) -> None:
     axis.set_axis_off()
 
 
-def save(figure: "Figure", path: epath.Path) -> None:
-    """Write a figure as PNG, with the same bytes for the same figure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        figure.savefig(file, format="png", dpi=130, metadata={"Software": None})
+def png(figure: "Figure") -> bytes:
+    """A figure as PNG, the same bytes for the same figure."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=130, metadata={"Software": None})
+    return file.getvalue()
 
 
-def save_animation(frames: Sequence[np.ndarray], path: epath.Path, scale: int = 3) -> None:
-    """Write frames as a GIF that repeats; the last one stays for a while.
+def gif(frames: Sequence[np.ndarray], scale: int = 3) -> bytes:
+    """Frames as a GIF that repeats; the last one stays for a while.
 
     Args:
         frames: `[H, W, 3]` each, in [0, 1].
-        path: of the file.
         scale: how often a pixel is repeated along each side.
     """
     from PIL import Image
@@ -276,13 +275,13 @@ def save_animation(frames: Sequence[np.ndarray], path: epath.Path, scale: int = 
     pixels = [np.kron(frame, np.ones((scale, scale, 1))) for frame in frames]
     images = [Image.fromarray((255 * np.clip(one, 0, 1)).astype(np.uint8)) for one in pixels]
     milliseconds = [*(100 for _ in images[1:]), 1500]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        images[0].save(
-            file,
-            format="GIF",
-            save_all=True,
-            append_images=images[1:],
-            duration=milliseconds,
-            loop=0,
-        )
+    file = io.BytesIO()
+    images[0].save(
+        file,
+        format="GIF",
+        save_all=True,
+        append_images=images[1:],
+        duration=milliseconds,
+        loop=0,
+    )
+    return file.getvalue()

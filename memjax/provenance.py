@@ -1,5 +1,6 @@
 """Where a number comes from: code, libraries, machine."""
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -54,6 +55,16 @@ def source() -> dict[str, Any]:
     commit = _git(root, "rev-parse", "HEAD") if (root / ".git").exists() else None
     changes = _git(root, "status", "--porcelain", "--", *CODE) if commit else None
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
+
+
+def digest_of_sources(*packages: Path) -> str:
+    """SHA-256 of the sources below some folders: of a tree that differs from its commit, too."""
+    found = hashlib.sha256()
+    for number, package in enumerate(packages):
+        for path in sorted(package.rglob("*.py")):
+            name = f"{number}/{path.relative_to(package).as_posix()}"
+            found.update(f"{name} {hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode())
+    return found.hexdigest()
 
 
 def _usable_cores() -> int:

@@ -1,9 +1,11 @@
 """The workdir of a run: names of its files, its config.json, and what a run must share with it."""
 
 import contextlib
+import errno
 import json
 import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -73,6 +75,28 @@ def writing(path: epath.Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise WriteError(f"{path}: cannot be written ({error.strerror or error})") from error
+
+
+def check_writable(path: epath.Path) -> None:
+    """Refuse a file that cannot be written, before the work whose end it is.
+
+    Raises:
+        InputError: it is a folder, or in none, or nothing may be written to that.
+    """
+    if is_bucket(path):
+        return
+    folder = Path(path).absolute().parent
+    try:
+        if Path(path).is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        while not folder.exists():
+            folder = folder.parent
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be written ({error.strerror}), expected a file in a writable folder"
+        ) from error
 
 
 def is_bucket(path: epath.Path) -> bool:

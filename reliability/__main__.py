@@ -25,8 +25,8 @@ from typing import Any
 import tyro
 from etils import epath
 
-from memjax import provenance, workdirs
-from memjax.errors import InputError
+from memjax import locks, provenance, workdirs
+from memjax.errors import InputError, exit_code_of
 
 from . import evaluation, inputs, kills, memory, pairs
 from .parts import Options, Part
@@ -72,6 +72,7 @@ def reliability(
     if seed < 0:
         raise InputError(f"--seed: found {seed}, expected at least 0")
     load(epath.Path(output))  # before the work rather than after it
+    workdirs.check_writable(epath.Path(output))
     options, all_hold = Options(kills, pair_kills, seed), True
     for name in parts:
         print(name, file=sys.stderr, flush=True)
@@ -110,29 +111,16 @@ def add(path: epath.Path, name: str, figures: dict[str, Any]) -> None:
     """Replace the figures of one part, and leave those of the others.
 
     Raises:
-        InputError: the file cannot be written, or holds something else.
+        InputError: the file holds something else.
+        WriteError: it cannot be written.
     """
-    text = json.dumps({**load(path), name: figures}, indent=2) + "\n"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        workdirs.write_whole(path, text)
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be written ({error.strerror}), expected a writable folder"
-        ) from error
+    locks.update(path, lambda: {**load(path), name: figures})
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     logging.getLogger("memjax").addHandler(logging.StreamHandler())
-    try:
-        return 0 if tyro.cli(reliability, args=argv, description=__doc__) else 1
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    return exit_code_of(lambda: int(not tyro.cli(reliability, args=argv, description=__doc__)))
 
 
 if __name__ == "__main__":

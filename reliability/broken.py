@@ -271,6 +271,12 @@ def mat_bomb(whole: bytes, size: int = BOMB) -> bytes:
     return whole[:128] + struct.pack("<II", 15, len(packed)) + packed
 
 
+def mat_compressed(elements: bytes) -> bytes:
+    """An element of a MATLAB file that holds others, compressed."""
+    packed = zlib.compress(elements)
+    return struct.pack("<II", 15, len(packed)) + packed
+
+
 def png(ink: np.ndarray) -> bytes:
     """A PNG of black and white."""
     from PIL import Image
@@ -280,10 +286,14 @@ def png(ink: np.ndarray) -> bytes:
     return file.getvalue()
 
 
+def png_header(width: int, height: int) -> bytes:
+    """What the header of a grey PNG says."""
+    return struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+
+
 def png_of_size(width: int, height: int, data: bytes = b"") -> bytes:
     """A PNG whose header says so, whatever its pixels are."""
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(data)), (b"IEND", b""))
+    chunks = ((b"IHDR", png_header(width, height)), (b"IDAT", zlib.compress(data)), (b"IEND", b""))
     parts = [
         struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
         for kind, body in chunks

@@ -385,6 +385,7 @@ def _mat() -> Iterator[Case]:
         sizes = [np.array(of, "<i4").tobytes() for of in ((560, 6), (rows, columns))]
         return whole.replace(sizes[0], sizes[1], 1)
 
+    compressed = broken.mat_compressed
     nested: Any = 0
     for _ in range(200):
         cell = np.empty(1, object)
@@ -412,6 +413,10 @@ def _mat() -> Iterator[Case]:
         "a length of 4 GiB": whole[:132] + b"\xff" * 4 + whole[136:],
         "a length of nothing": whole[:132] + bytes(4) + whole[136:],
         "version 4, huge": np.array([0, 2**31 - 1, 2**31 - 1, 0, 3], "<i4").tobytes() + b"ff\0",
+        "compressed twice": whole[:128] + compressed(compressed(whole[128:])),
+        # With which a reader comes back to where it was.
+        "version 4, minus its own size": np.array([0, -3, 1, 0, 4], "<i4").tobytes() + bytes(80),
+        "version 4, negative name": np.array([0, 2, 3, 0, -20], "<i4").tobytes() + bytes(80),
         "version 4, negative": np.array([50, -5, 6, 0, 3], "<i4").tobytes() + b"ff\0" + bytes(99),
     }
     path = "frey_rawface.mat"
@@ -495,6 +500,9 @@ def _zip_of_pngs() -> Iterator[Case]:
             drawing, b"zTXt", b"a\0\0" + broken._deflated_zeros(b"", 2**26, 15)
         ),
         "a colour profile that is none": broken.with_chunk(drawing, b"iCCP", b"a\0\1no profile"),
+        # The first is checked; a reader may take the last.
+        "two headers": broken.with_chunk(drawing, b"IHDR", broken.png_header(60_000, 60_000)),
+        "two headers, one of 28x28": broken.with_chunk(drawing, b"IHDR", broken.png_header(28, 28)),
         "a chunk that is cut": drawing[:start] + b"\0\0\1\0IDATx",
         "a wrong sum": drawing[:29] + bytes(4) + drawing[start:],
         "more than a drawing": drawing + bytes(2**20),
@@ -909,6 +917,9 @@ _PARTS = {
 }
 
 
+_JSON = ("the manifest", "what Orbax says of the step")
+
+
 @functools.cache
 def _saved() -> dict[str, bytes]:
     """A checkpoint, the only one of its run: path -> contents."""
@@ -926,7 +937,7 @@ def _saved() -> dict[str, bytes]:
 def _checkpoints() -> Iterator[Case]:
     """Checkpoints of a run that has no other, which might be taken instead."""
     for title, pattern in _PARTS.items():
-        for name, change in _changes().items():
+        for name, change in _changes(title).items():
 
             def write(folder: Path, pattern: str = pattern, change: Any = change) -> None:
                 for place, contents in _saved().items():
@@ -940,7 +951,7 @@ def _checkpoints() -> Iterator[Case]:
             yield Case("checkpoint", f"{title}: {name}", write, _restore_state, FOLDER)
 
 
-def _changes() -> dict[str, Callable[[Path, bytes], object]]:
+def _changes(title: str) -> dict[str, Callable[[Path, bytes], object]]:
     def flip(path: Path, contents: bytes) -> None:
         middle = len(contents) // 2
         changed = bytes([contents[middle] ^ 1])
@@ -956,7 +967,13 @@ def _changes() -> dict[str, Callable[[Path, bytes], object]]:
         "a pipe": lambda path, contents: os.mkfifo(path),
         "a device without end": lambda path, contents: path.symlink_to("/dev/zero"),
         "a pickle": lambda path, contents: path.write_bytes(pickle.dumps(Trap(path.parent))),
+        # The same JSON, which ends in spaces.
+        **({"more than 64 MiB": _padded} if title in _JSON else {}),
     }
+
+
+def _padded(path: Path, contents: bytes) -> None:
+    path.write_bytes(contents.ljust(2**26 + 1))
 
 
 def _restore_state(folder: Path) -> object:

@@ -3,17 +3,26 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 
+from eval import files, parameters, records, tables
+from eval.likelihood import write
+from eval.partial import Partial
+from eval.tables import BEGIN, END, insert
+from memjax import plots
 from memjax.checkpoint import Checkpoints
 from memjax.errors import InputError, WriteError
-from tests import runs
+from memjax.evaluation import Likelihood
+from reliability.__main__ import add as add_figures
+from tests import eval_records, runs
 from train.__main__ import main
 from train.lock import locked
 from train.log import Log
@@ -83,6 +92,57 @@ def test_logs_say_which_file(small: Path) -> None:
     filler.unlink()
     session.saved(4)
     log.close()
+    assert not list(small.glob("*.tmp"))
+
+
+def _partial(folder: Path) -> None:
+    found = Likelihood(np.zeros(9), np.zeros(9), np.zeros((2, 9))), {"kl_latent": np.zeros(9)}
+    one = Partial.in_file(epath.Path(folder / "file"), found, 9)
+    one.add(found)
+
+
+def _likelihood(folder: Path) -> None:
+    found = Likelihood(np.zeros(9), np.zeros(9), np.zeros((2, 9))), {}
+    run = SimpleNamespace(workdir=epath.Path(folder))
+    write(run, found, [1], [eval_records.record()])  # type: ignore[arg-type]
+
+
+GROWN = eval_records.record(protocol={"text": "x" * 9000})
+PAGE = "{}".join(["x" * 9000, BEGIN, END])
+WRITERS: dict[str, Callable[[Path], object]] = {
+    "file.json": lambda folder: records.add(epath.Path(folder / "file.json"), [GROWN]),
+    "reliability.json": lambda folder: add_figures(
+        epath.Path(folder / "reliability.json"), "part", {"x": "x" * 9000}
+    ),
+    "file.png": lambda folder: files.save_figure(
+        plots.curves({"a": ([1, 2], [3, 4])}, "x", "y"), epath.Path(folder / "file.png")
+    ),
+    "file.gif": lambda folder: files.save_animation(
+        list(np.random.default_rng(0).random((3, 40, 40, 3))), epath.Path(folder / "file.gif")
+    ),
+    "page.md": lambda folder: insert(epath.Path(folder / "page.md"), "x" * 9000),
+    "README.md": lambda folder: tables(str(folder)),
+    "parameters.json": lambda folder: parameters(results=str(folder)),
+    r"file_\w{16}.npz.partial": _partial,
+    r"likelihood_test_5000_\w{8}.npz": _likelihood,
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_an_evaluation_says_which_file(
+    name: str, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And what was there is as it was."""
+    monkeypatch.setattr("eval.partial.SAVED_EVERY", 0)
+    old = {"page.md": PAGE, "file.json": "[]", "reliability.json": "{}", "parameters.json": "[]"}
+    (small / name).write_text(old.get(name, "old"))
+    filler, before = fill(small), (small / name).read_text()
+    with pytest.raises(WriteError, match=rf"^{small}/{name}: cannot be written \({FULL}\)$"):
+        WRITERS[name](small)
+    assert (small / name).read_text() == before
+    assert {path.name for path in small.iterdir()} <= {name, f"{name}.lock", "filler"}
+    filler.unlink()
+    WRITERS[name](small)
     assert not list(small.glob("*.tmp"))
 
 

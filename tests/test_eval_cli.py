@@ -2,6 +2,8 @@
 
 import dataclasses
 import logging
+import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,6 +15,7 @@ from eval.__main__ import TASKS, main
 from memjax import hosts
 from tests import eval_runs
 from tests.runs import contents
+from tests.test_disk import FULL, fill, mounted
 
 ROOT = Path(__file__).parent.parent
 
@@ -179,6 +182,30 @@ def test_no_workdirs_are_one_line(command: Command, task: str) -> None:
     code, out, err = command(task)
     assert (code, out) == (2, "")
     assert err == f"error: {task}: found no workdirs, expected at least one\n"
+
+
+def test_a_disk_that_is_full_or_read_only_is_one_line(
+    command: Command, workdir: Path, tmp_path: Path
+) -> None:
+    """A full one after the work, with what failed; one that cannot be written before it."""
+    for disk in mounted(tmp_path / "disk", "size=8m"):
+        shutil.copytree(workdir, disk / "run")
+        arguments = ("likelihood", "--workdir", str(disk / "run"), "--num-samples", "2")
+        few = (*arguments, "--max-images", "3", "--batch-norm", "moving_average")
+        filler = fill(disk)
+        code, out, err = command(*few)
+        assert (code, out) == (1, "")
+        said = rf"error: {disk}/run/likelihood_\w+\.npz(\.partial)?: cannot be written \({FULL}\)"
+        assert re.fullmatch(said, err.splitlines()[-1]) and "Traceback" not in err
+        filler.unlink()
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        for task, name in ((few, "results.json"), (("samples", *arguments[1:3]), "samples.png")):
+            code, out, err = command(*task)
+            assert (code, out) == (2, "")
+            assert err == (
+                f"error: {disk}/run/{name}: cannot be written (Read-only file system), "
+                "expected a file in a writable folder\n"
+            )
 
 
 def test_a_process_of_its_own_exits_with_2_and_no_traceback(tmp_path: Path) -> None:

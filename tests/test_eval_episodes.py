@@ -350,6 +350,9 @@ def test_classification_by_q_and_by_the_posterior(workdir: Path) -> None:
 )
 def test_memory_measures_and_draws(workdir: Path, asked: int, batches: int, size: int) -> None:
     measured: Any = {"num_batches": asked, "num_samples": K, "split": "train", "seed": 4}
+    with pytest.raises(InputError, match=r"^/dev/null/m.png: cannot be written \(Not a directory"):
+        memory(str(workdir), output="/dev/null/m.png", **measured)
+    assert not (workdir / "results.json").exists()  # it is refused before anything is measured
     found = by_metric(memory(str(workdir), **measured))
     assert found["nll"].num_images == batches * 4
     assert found["nll"].protocol["memory_size"] == size

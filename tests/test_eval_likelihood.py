@@ -20,7 +20,7 @@ import memjax
 from eval import likelihood
 from eval.run import evenly_spaced
 from memjax import data, provenance, training
-from memjax.errors import InputError
+from memjax.errors import InputError, WriteError
 from memjax.evaluation import log_weights, pass_statistics
 from memjax.types import Batch
 from tests import eval_runs
@@ -372,7 +372,7 @@ def test_own_file_of_other_images_is_refused(workdir: Path) -> None:
 def test_images_that_cannot_be_written_are_said(workdir: Path, evaluated: Path) -> None:
     (file,) = evaluated.glob("*.npz")
     (workdir / file.name).mkdir()
-    with pytest.raises(InputError, match=r"cannot be written \(.*\), expected a writable folder"):
+    with pytest.raises(WriteError, match=rf"{file.name}: cannot be written \(.*\)$"):
         likelihood(str(workdir), **SMALL)
     assert not (workdir / "results.json").exists()
 
@@ -511,5 +511,5 @@ def test_a_part_that_cannot_be_written_is_said(
     (path,) = workdir.glob("*.partial")
     path.unlink()
     path.mkdir()
-    with pytest.raises(InputError, match=r"partial: cannot be written \(.*\), expected a writable"):
+    with pytest.raises(WriteError, match=r"partial: cannot be written \(.*\)$"):
         interrupted(monkeypatch, workdir, 1)

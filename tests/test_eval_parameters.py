@@ -65,7 +65,7 @@ def test_a_run_counts_its_own_model(
 
 def test_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "results").write_text("a file")
-    with pytest.raises(InputError, match=r"cannot be written \(.*\), expected a writable folder"):
+    with pytest.raises(InputError, match=r"cannot be written \(.*\), expected a file in a writ"):
         parameters(results=str(tmp_path / "results"))
     assert (tmp_path / "results").read_text() == "a file"
 

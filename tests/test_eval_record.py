@@ -51,7 +51,7 @@ def test_two_seeds_become_one_record(evaluated: list[Path], tmp_path: Path) -> N
     before = [contents(workdir) for workdir in evaluated]
     written = record(tuple(map(str, evaluated)), results=str(tmp_path))
     path = tmp_path / "mem_vae_digits.json"
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, f"{path.name}.lock"}
     assert [(one.metric, one.value, one.values) for one in eval_records.read(path)] == [
         (one.metric, one.value, one.values) for one in written
     ]
@@ -261,7 +261,7 @@ def test_no_workdirs_are_refused(tmp_path: Path) -> None:
 def test_results_that_cannot_be_written_are_said(tmp_path: Path) -> None:
     workdir = seed(tmp_path, 0, -86)
     (tmp_path / "results").write_text("a file")
-    with pytest.raises(InputError, match=r"cannot be written \(.*\), expected a writable folder"):
+    with pytest.raises(InputError, match=r"cannot be written \(.*\), expected a file in a writ"):
         record((str(workdir),), results=str(tmp_path / "results"))
     assert (tmp_path / "results").read_text() == "a file"
 

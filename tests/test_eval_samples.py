@@ -1,5 +1,6 @@
 """eval samples and eval compare: pictures and the table beside them."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,7 +92,10 @@ def test_draws_are_shown_where_asked_for(workdir: Path) -> None:
     assert abs(log_p - expected) < 5 * error
 
 
-def test_samples_that_cannot_be_written_are_said(workdir: Path) -> None:
+def test_samples_that_cannot_be_written_are_said(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(sys.modules["eval.samples"], "pictures")  # refused before they are drawn
     (workdir / "file").write_text("a file")
     with pytest.raises(InputError, match=r"cannot be written \(.*\), expected a file in a writ"):
         samples(str(workdir), num_images=2, output=str(workdir / "file" / "samples.png"))
@@ -180,7 +184,10 @@ def test_compare_wants_the_likelihood_of_that_step(evaluated: Path, tmp_path: Pa
         compare((str(evaluated),), output=str(tmp_path / "comparison.png"), step=first)
 
 
-def test_comparison_that_cannot_be_written_is_said(evaluated: Path, tmp_path: Path) -> None:
+def test_comparison_that_cannot_be_written_is_said(
+    evaluated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(sys.modules["eval.compare"], "open_run")  # refused before all else
     (tmp_path / "file").write_text("a file")
     with pytest.raises(InputError, match=r"cannot be written \(.*\), expected a file in a writ"):
         compare((str(evaluated),), output=str(tmp_path / "file" / "c.png"), num_images=2)

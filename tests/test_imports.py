@@ -42,6 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "config": {"types"},
     "configs": {"config", "models", "objectives", "data", "training"},
     "workdirs": {"config"},
+    "locks": {"workdirs"},
     "restoring": {"config", "configs", "workdirs", "checkpoint", "sampling", "types"},
     "memjax": {"config", "configs", "checkpoint", "training", "sampling", "restoring"},
 }

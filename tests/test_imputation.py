@@ -1,6 +1,7 @@
 """Imputation: the Markov chain against a loop, masks, and eval imputation."""
 
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -239,6 +240,14 @@ def test_batches_matter_with_their_statistics_alone(workdirs: list[str]) -> None
 def test_mask_that_leaves_nothing_out(workdirs: list[str]) -> None:
     with pytest.raises(InputError, match=r"--mask: rand-1e-05 left no pixel out"):
         imputation((workdirs[0],), "rand-0.00001", 1, 1)
+
+
+def test_a_picture_that_cannot_be_written_is_refused_before_the_work(
+    workdirs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(sys.modules["eval.imputation"], "Chain")
+    with pytest.raises(InputError, match=r"^/dev/null/a.png: cannot be written \(Not a dir"):
+        imputation((workdirs[0],), "half", 1, 1, output="/dev/null/a.png")
 
 
 @pytest.mark.parametrize(

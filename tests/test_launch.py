@@ -101,6 +101,90 @@ def test_cloud_tpu_runs_the_same_on_every_host(tmp_path: Path) -> None:
     assert found.experiment.train.batch_size == 128
 
 
+def git(folder: Path, *words: str) -> str:
+    identity = ("-c", "user.name=A", "-c", "user.email=a@b.example", "-c", "commit.gpgsign=false")
+    command = ["git", *identity, "-C", str(folder), *words]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+
+def commit(repository: Path, name: str) -> str:
+    git(repository, "commit", "--quiet", "--allow-empty", "-m", name)
+    return git(repository, "rev-parse", "HEAD")
+
+
+def on_a_host(folder: Path, **environment: str) -> list[list[str]]:
+    """Run the commands of cloud_tpu.sh in a folder; returns how `.venv/bin/python` was called."""
+    host, programs, calls = folder / "host", folder / "programs", folder / "calls"
+    for one in (host, programs):
+        one.mkdir(exist_ok=True)
+    calls.unlink(missing_ok=True)
+    scripts = {
+        # The last argument is --command=...
+        "gcloud": f'cd "{host}" && exec bash -c "$(printf %s "${{@: -1:1}}" | tail -c +11)"',
+        "python3": f'mkdir -p "$3/bin" && cp "{programs}/called" "$3/bin/python"',
+        "called": f'printf "%s\\0" "$@" >>"{calls}" && echo >>"{calls}"',
+    }
+    for name, text in scripts.items():
+        (programs / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (programs / name).chmod(0o755)
+    subprocess.run(
+        ["bash", str(LAUNCH / "cloud_tpu.sh")],
+        env={"PATH": f"{programs}:{os.environ['PATH']}", "HOME": str(folder), **environment},
+        check=True,
+    )
+    return [line.split("\0")[:-1] for line in calls.read_text().splitlines()]
+
+
+CLOUD = CLUSTER["cloud_tpu.sh"]
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    """A repository whose path has a space, with one commit."""
+    folder = tmp_path / "a repository"
+    folder.mkdir()
+    git(folder, "init", "--quiet", "--initial-branch=main")
+    commit(folder, "first")
+    return folder
+
+
+def test_cloud_tpu_keeps_arguments_whole(repository: Path, tmp_path: Path) -> None:
+    workdir = "gs://bucket/a 'run' of \"mine\"; $HOME `id`"
+    given = {**CLOUD, "REPOSITORY": str(repository), "WORKDIR": workdir, "BATCH_SIZE": "64 "}
+    install, run = on_a_host(tmp_path, **given)
+    assert install == ["-m", "pip", "install", "--quiet", "-r", "requirements-tpu.txt"]
+    assert run[:5] == ["-m", "train", "mem_vae_mnist", "--workdir", workdir]
+    assert run[5:] == ["--train.batch-size", "64 ", "--distributed"]
+
+
+def test_cloud_tpu_trains_the_commit_that_is_asked_for(repository: Path, tmp_path: Path) -> None:
+    given = {**CLOUD, "REPOSITORY": str(repository)}
+    clone = tmp_path / "host" / "memjax"
+
+    def head(**asked: str) -> str:
+        on_a_host(tmp_path, **given, **asked)
+        return git(clone, "rev-parse", "HEAD")
+
+    first = git(repository, "rev-parse", "HEAD")
+    git(repository, "tag", "v1")
+    assert head() == first
+    git(repository, "checkout", "--quiet", "-b", "a-branch")
+    one = commit(repository, "on a branch")
+    git(repository, "checkout", "--quiet", "main")
+    second = commit(repository, "second")
+    assert head() == second
+    assert head(COMMIT="a-branch") == one
+    git(repository, "checkout", "--quiet", "a-branch")
+    other = commit(repository, "on a branch again")
+    git(repository, "checkout", "--quiet", "main")
+    assert head(COMMIT="a-branch") == other
+    assert head(COMMIT="v1") == head(COMMIT=first[:12]) == first
+    assert head(COMMIT="main") == head() == second
+    with pytest.raises(subprocess.CalledProcessError):
+        head(COMMIT="no-such")
+    assert not (tmp_path / "calls").exists()  # nothing is installed or trained
+
+
 def test_cloud_tpu_trains_nothing_where_it_cannot_install(tmp_path: Path) -> None:
     code, calls = launched("cloud_tpu.sh", tmp_path, codes={"gcloud": 3})
     assert code == 3 and len(calls) == 1

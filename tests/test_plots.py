@@ -1,10 +1,9 @@
 """memjax.plots: arrays to pictures."""
 
-from pathlib import Path
+import io
 
 import numpy as np
 import pytest
-from etils import epath
 from PIL import Image
 
 from memjax import plots
@@ -101,17 +100,16 @@ def test_logarithmic_curves_show_every_point() -> None:
 
 
 @pytest.mark.parametrize("kind", ["panels", "curves"])
-def test_save_writes_the_same_bytes_for_the_same_figure(kind: str, tmp_path: Path) -> None:
+def test_the_same_figure_is_the_same_bytes(kind: str) -> None:
     images = np.random.default_rng(0).random((8, 4, 4, 1))
     written = []
-    for name in ("new/folder/one.png", "two.png"):
+    for _ in range(2):
         if kind == "panels":
             figure = plots.panels({"a": images, "b": images})
         else:
             figure = plots.curves({"a": ([1, 2], [3, 4])}, "x", "y")
-        plots.save(figure, epath.Path(tmp_path) / name)
-        written.append((tmp_path / name).read_bytes())
-        with Image.open(tmp_path / name) as picture:
+        written.append(plots.png(figure))
+        with Image.open(io.BytesIO(written[-1])) as picture:
             assert picture.format == "PNG"
             assert "Software" not in picture.info
             width, height = figure.get_size_inches()

@@ -374,5 +374,5 @@ def test_file_that_holds_no_records_is_named(results: Path, text: str) -> None:
 
 def test_page_that_cannot_be_written_is_said(results: Path) -> None:
     (results / "README.md").mkdir()
-    with pytest.raises(InputError, match=r"README\.md: cannot be written \(.*\), expected a wri"):
+    with pytest.raises(InputError, match=r"README\.md: cannot be written \(.*\), expected a fil"):
         tables(str(results), readme=None)

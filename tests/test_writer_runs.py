@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -173,9 +174,13 @@ def test_devices_do_not_change_a_run(name: str, tmp_path: Path) -> None:
         ({"labels": (-1,)}, "--labels: found -1, expected 0 to 9"),
         ({"num_images": 0}, "--num-images: found 0, expected at least 1"),
         ({"output": "one.jpg"}, "--output: found one.jpg, expected a name that ends in .png"),
+        ({"output": "/dev/null/c.png"}, r"^/dev/null/c.png: cannot be written \(Not a directory"),
     ],
 )
-def test_bad_options(conditional: Path, options: dict[str, Any], message: str) -> None:
+def test_bad_options(
+    conditional: Path, options: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(sys.modules["eval.canvas"], "draw")  # refused before it
     with pytest.raises(InputError, match=message):
         canvas(str(conditional), **options)
 

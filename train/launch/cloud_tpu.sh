@@ -10,19 +10,27 @@ EXPERIMENT="${EXPERIMENT:-mem_vae_mnist}"
 BATCH_SIZE="${BATCH_SIZE:-128}"
 COMMIT="${COMMIT:-HEAD}"
 
+# A shell on the hosts reads the commands again.
+quoted() { printf '%q' "$1"; }
+
 on_every_host() {
   gcloud compute tpus tpu-vm ssh "$TPU_NAME" --zone="$ZONE" --worker=all --command="$1"
 }
 
 # The same code everywhere: training refuses processes that were started differently.
 on_every_host "set -e
-  test -d memjax || git clone $REPOSITORY memjax
+  test -d memjax || git clone --quiet $(quoted "$REPOSITORY") memjax
   cd memjax
-  git fetch --quiet
-  git checkout --quiet $COMMIT
+  git remote set-url origin $(quoted "$REPOSITORY")
+  git fetch --quiet --tags --force origin
+  git remote set-head origin --auto >/dev/null
+  # A branch is where it is now in the repository, not where it was in an earlier run.
+  commit=\$(git rev-parse --verify --quiet $(quoted "origin/$COMMIT^{commit}") ||
+    git rev-parse --verify $(quoted "$COMMIT^{commit}"))
+  git checkout --quiet --detach \$commit
   test -x .venv/bin/python || python3 -m venv .venv
   .venv/bin/python -m pip install --quiet -r requirements-tpu.txt"
 
 # JAX finds the other hosts by itself.
-on_every_host "cd memjax && .venv/bin/python -m train $EXPERIMENT --workdir $WORKDIR \
-  --train.batch-size $BATCH_SIZE --distributed"
+on_every_host "cd memjax && .venv/bin/python -m train $(quoted "$EXPERIMENT") \
+  --workdir $(quoted "$WORKDIR") --train.batch-size $(quoted "$BATCH_SIZE") --distributed"
