@@ -104,7 +104,7 @@ class TrainConfig:
             answered soon.
         on_nonfinite: what to do at an objective, gradient or batch statistics that are not finite:
             stop the run, or skip the step, which leaves the model as it is and is counted in
-            metrics.jsonl; 100 such steps in a row stop it too.
+            metrics.jsonl; 100 such steps in a row stop it too, as does a last epoch of them alone.
         num_seeds: R, independent replicas with the seeds `seed` to `seed` + R - 1, trained together
             step by step; each has a folder of its own in the workdir.
     """

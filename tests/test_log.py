@@ -55,6 +55,18 @@ def test_tensorboard_gets_scalars_and_images(tmp_path: Path) -> None:
     assert b"iwae_bound" in written and b"samples" in written and b"PNG" in written
 
 
+def test_what_is_not_finite_is_left_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    log = Log(str(tmp_path), first_step=0, total_steps=4)
+    log.metrics(4, 1, {"iwae_bound": -3.0, "elbo": np.float32("nan"), "bad_bound": float("-inf")})
+    log.close()
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert list(json.loads(line)) == ["step", "epoch", "iwae_bound", "steps_per_second"]
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert b"iwae_bound" in events.read_bytes() and b"bad_bound" not in events.read_bytes()
+    (said,) = [record.getMessage() for record in caplog.records]
+    assert said == f"{tmp_path / 'metrics.jsonl'}: step 4: not finite and left out: bad_bound, elbo"
+
+
 def test_speed_is_counted_from_the_end_of_the_first_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

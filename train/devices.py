@@ -35,8 +35,8 @@ class RunState:
         counted: int32, steps in these sums.
         nonfinite_step: int32, the first step whose objective or gradient was not finite, -1 if
             none; where such steps are skipped, the last of `MOST_SKIPPED` in a row.
-        nonfinite: bool, what was not finite there, as `training.make_train_step` says it; not
-            saved.
+        nonfinite: bool, what was not finite there, or in the last step that was skipped, as
+            `training.make_train_step` says it; not saved.
     """
 
     train: TrainState
@@ -262,18 +262,20 @@ def make_call(
 def counted(run: RunState, state: TrainState, metrics: Metrics) -> RunState:
     """A run after one more step."""
     nonfinite = metrics.pop("nonfinite")
-    failed, taken = jnp.any(nonfinite), 1
+    taken, noted = 1, jnp.any(nonfinite)
+    failed = noted
     if isinstance(state.opt_state, optax.ApplyIfFiniteState):
         taken = state.opt_state.last_finite
         metrics = jax.tree.map(lambda leaf: jnp.where(taken, leaf, 0), metrics)
+        noted = ~taken
         failed = state.opt_state.notfinite_count >= MOST_SKIPPED
-    failed &= run.nonfinite_step < 0
+    goes_on = run.nonfinite_step < 0
     return RunState(
         train=state,
         totals=jax.tree.map(jnp.add, run.totals, metrics),
         counted=run.counted + taken,
-        nonfinite_step=jnp.where(failed, state.step, run.nonfinite_step),
-        nonfinite=jnp.where(failed, nonfinite, run.nonfinite),
+        nonfinite_step=jnp.where(failed & goes_on, state.step, run.nonfinite_step),
+        nonfinite=jnp.where(noted & goes_on, nonfinite, run.nonfinite),
     )
 
 
@@ -324,14 +326,46 @@ def said_nonfinite(run: RunState) -> str:
         more = f" and of {len(found) - 1} more parameters" if found[1:] else ""
         parts.append(f"the gradient of {found[0]}{more}")
     said = " and ".join(parts) or "the batch statistics"
-    skips = isinstance(run.train.opt_state, optax.ApplyIfFiniteState)
-    row = f", as in the {MOST_SKIPPED - 1} steps before" if skips else ""
-    return f"{said} {'is' if len(parts) < 2 else 'are'} not finite{row}"
+    return f"{said} {'is' if len(parts) == 1 else 'are'} not finite"
 
 
-def named_leaves(params: Any) -> list[tuple[str, Array]]:
-    """Parameters by their paths, such as `decoder_0/weights`."""
+def said_skipped(state: TrainState) -> str | None:
+    """How many steps of a run were skipped, and since when; None if none was."""
+    total, row = skipped(state)
+    if not total:
+        return None
+    step = int(state.step)
+    since = f", the last {row} of them in a row, from step {step - row + 1} on" if row else ""
+    return f"{total} of {step} steps were not finite and skipped{since}"
+
+
+def skipped(state: TrainState) -> tuple[int, int]:
+    """Steps that were skipped, and those of them that are the last steps taken."""
+    found = state.opt_state
+    if not isinstance(found, optax.ApplyIfFiniteState):
+        return 0, 0
+    return int(found.total_notfinite), int(found.notfinite_count)
+
+
+def first_nonfinite(state: TrainState) -> str | None:
+    """The first array of a state that is not finite, by its name."""
+    for path, leaf in named_leaves(state):
+        if not jnp.isfinite(leaf).all():
+            kind, name = path.split("/", 1)
+            return f"the {_KINDS[kind]} {name}"
+    return None
+
+
+_KINDS = {
+    "params": "parameter",
+    "batch_stats": "batch statistic",
+    "opt_state": "state of the optimiser",
+}
+
+
+def named_leaves(tree: Any) -> list[tuple[str, Array]]:
+    """Arrays by their paths, such as `decoder_0/weights`."""
     return [
         (jax.tree_util.keystr(path, simple=True, separator="/"), leaf)
-        for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
     ]

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -71,13 +72,18 @@ class Log:
             self._said = now
 
     def metrics(self, step: int, epoch: int, values: Mapping[str, float]) -> None:
-        """Append one line to metrics.jsonl, and the same to TensorBoard."""
-        line: dict[str, Any] = {"step": step, "epoch": epoch}
-        line |= {name: float(value) for name, value in sorted(values.items())}
+        """Append one line to metrics.jsonl, and the same to TensorBoard: what is finite."""
+        # JSON knows no others; who reads the lines takes what is there.
+        finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
+        if missing := sorted(values.keys() - finite.keys()):
+            logger.warning(
+                "%s: step %d: not finite and left out: %s", self._path, step, ", ".join(missing)
+            )
+        line: dict[str, Any] = {"step": step, "epoch": epoch} | dict(sorted(finite.items()))
         line["steps_per_second"] = round(self._rate(step), 2)
-        self._lines.append(json.dumps(line))
+        self._lines.append(json.dumps(line, allow_nan=False))
         self._write(self._lines[-1:])
-        for name, value in values.items():
+        for name, value in finite.items():
             self._board.add(step, summary.scalar(name, value))
 
     def images(self, step: int, name: str, grid: np.ndarray) -> None:

@@ -1,11 +1,13 @@
 """The loop of a run: calls to the devices, logs, validation, checkpoints."""
 
+import contextlib
 import dataclasses
 import logging
 import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +31,7 @@ logger = logging.getLogger("memjax")
 
 
 class NonFiniteError(hosts.Agreed):
-    """Objective, gradient or parameters are infinite or not a number.
+    """Objective, gradient or state are infinite or not a number.
 
     The message names the step, the parameter and the last good checkpoint.
     """
@@ -83,7 +85,8 @@ class Loop:
             stop_at_step: leave off after that step.
 
         Raises:
-            NonFiniteError: objective, gradient or parameters are infinite or not a number.
+            NonFiniteError: objective, gradient or state are infinite or not a number; where such
+                steps are skipped, they are too many.
             Stopped: a signal arrived.
         """
         source = Source.of(self._experiment, self._split, self._devices)
@@ -106,14 +109,17 @@ class Loop:
                 self._end_epoch(epoch + 1)
             if (stop := _stop(signals)) is not None:
                 self._save()
+                self._say_skipped()
                 raise Stopped(stop, step)
         self._save()
+        self._say_skipped()
         return self._state.train
 
     def close(self) -> None:
         """Wait for the checkpoints and flush the logs."""
-        for replica in self._replicas:
-            replica.close()
+        with contextlib.ExitStack() as stack:  # all of them, whatever becomes of one
+            for replica in self._replicas:
+                stack.callback(replica.close)
 
     @property
     def _step(self) -> int:
@@ -184,20 +190,49 @@ class Loop:
         compiled = self._seconds_per_step is not None
         self._seconds_per_step = seconds if compiled else self._experiment.train.call_seconds
         self._check_finite()
-        return (after - before) / ((counted_after - counted) or math.nan)  # all were skipped
+        gained, taken = after - before, counted_after - counted
+        some = taken > 0  # the others have skipped all
+        return float(np.mean(gained[some] / taken[some])) if some.any() else math.nan
 
-    def _bound_so_far(self) -> tuple[float, int]:
-        """The sum of the bounds since the last line of the log, a mean over replicas; its steps."""
+    def _bound_so_far(self) -> tuple[np.ndarray, np.ndarray]:
+        """The sum of the bounds since the last line of the log, and its steps, of each replica."""
         totals, counted = self._state.totals["iwae_bound"], self._state.counted
-        return float(np.mean(totals)), int(np.reshape(counted, -1)[0])
+        return np.array(totals, np.float64).reshape(-1), np.array(counted).reshape(-1)
 
     def _check_finite(self) -> None:
         if np.max(self._state.nonfinite_step) >= 0:
             for replica, state in self._each(self._states()):
                 if (step := int(state.nonfinite_step)) >= 0:
-                    raise self._nonfinite(f"step {step}: {devices.said_nonfinite(state)}", replica)
-        if not self._all_finite(self._state.train.params):
-            self._check_parameters(self._states())
+                    self._raise_nonfinite(replica, state, step, devices.MOST_SKIPPED)
+        self._check_state()
+        if self._step == self._total_steps:
+            self._check_last_epoch()
+
+    def _check_state(self) -> None:
+        """Parameters, batch statistics and optimiser: what is saved has to be of use."""
+        if self._all_finite(self._state.train):
+            return
+        for replica, state in self._each(self._states()):
+            if (name := devices.first_nonfinite(state.train)) is not None:
+                raise self._nonfinite(f"step {self._step}: {name} is not finite", replica)
+
+    def _check_last_epoch(self) -> None:
+        """A run that has skipped all of it did not end well, however short it is."""
+        for replica, state in self._each(self._states()):
+            _, row = devices.skipped(state.train)
+            if row >= self._steps_per_epoch:
+                self._raise_nonfinite(replica, state, self._step, row)
+
+    def _raise_nonfinite(self, replica: Replica, state: RunState, step: int, row: int) -> NoReturn:
+        """At a step, the last of so many in a row if such steps are skipped."""
+        skips = self._experiment.train.on_nonfinite == "skip"
+        before = f", as in the {row - 1} steps before" if skips else ""
+        raise self._nonfinite(f"step {step}: {devices.said_nonfinite(state)}{before}", replica)
+
+    def _say_skipped(self) -> None:
+        for replica, state in self._each(self._states()):
+            if hosts.is_first() and (said := devices.said_skipped(state.train)) is not None:
+                logger.warning("%s: %s", replica.workdir, said)
 
     def _nonfinite(self, what: str, replica: Replica) -> NonFiniteError:
         good = replica.checkpoints.latest_step()
@@ -213,8 +248,6 @@ class Loop:
         if not log:
             return
         states = self._states()
-        if save:
-            self._check_parameters(states)
         bounds = [self._bound(one, state) if save else None for one, state in self._each(states)]
         for (replica, state), bound in zip(self._each(states), bounds, strict=True):
             replica.log_metrics(state, self._step, epoch, bound)
@@ -237,16 +270,9 @@ class Loop:
             return None
         return self._validate(state.train.variables, replica.experiment.seed)
 
-    def _check_parameters(self, states: list[RunState]) -> None:
-        for replica, state in self._each(states):
-            for name, leaf in devices.named_leaves(state.train.params):
-                if not jnp.isfinite(leaf).all():
-                    said = f"step {self._step}: the parameter {name} is not finite"
-                    raise self._nonfinite(said, replica)
-
     def _save(self, bounds: Sequence[float | None] | None = None) -> None:
+        self._check_state()
         states = self._states()
-        self._check_parameters(states)
         for (replica, state), bound in zip(
             self._each(states), bounds or [None] * len(states), strict=True
         ):

@@ -17,7 +17,7 @@ from memjax.config import Experiment
 from memjax.errors import InputError
 from memjax.memory import usage
 
-from .devices import RunState
+from .devices import RunState, said_nonfinite
 from .log import Log
 from .sessions import Session
 
@@ -77,7 +77,12 @@ class Replica:
         """Write a line of means since the last one, and the validation bound if there is one."""
         if self._log is None:
             return
-        count = int(state.counted)  # none where all steps were skipped
+        count = int(state.counted)
+        if not count:
+            logger.warning(
+                "%s: step %d: all steps since the last line of %s were skipped, in this one %s",
+                *(self.workdir, step, workdirs.METRICS, said_nonfinite(state)),
+            )
         means = {name: np.asarray(a) / count for name, a in state.totals.items() if count}
         used = usage(means.pop("posterior")) if "posterior" in means else {}
         values = {name: float(mean) for name, mean in means.items()} | used

@@ -54,7 +54,7 @@ def run(
         InputError: bad data, a field out of range, or a workdir that holds another run, that
             another process is in, or none of whose checkpoints is whole.
         WriteError: the disk is full; the last complete checkpoint is as it was.
-        NonFiniteError: objective, gradient or parameters are infinite or not a number.
+        NonFiniteError: objective, gradient or state are infinite or not a number.
         Stopped: SIGTERM or SIGINT arrived; the state is saved.
     """
     if isinstance(experiment, str):
