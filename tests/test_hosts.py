@@ -109,7 +109,7 @@ def test_one_process_writes(ran: Run) -> None:
         {path.name for path in folder.iterdir() if "likelihood" not in path.name}
         for folder in (workdir, ran.folder / "alone_ten")
     )
-    assert here == there | {"results.json"}
+    assert here == there | {"results.json", "results.json.lock"}
 
 
 @pytest.mark.parametrize("count", [1, 4])
