@@ -280,11 +280,28 @@ def preempted() -> bool:
     return several() and multihost_utils.reached_preemption_sync_point(next(_asked))
 
 
-def end_at_sigterm() -> None:
-    """Let SIGTERM end this process at once, as it would alone; jax keeps it for `preempted`."""
+def end_at_sigterm(but_one: bool = False) -> None:
+    """Let SIGTERM end this process at once, as it would alone; jax keeps it for `preempted`.
+
+    Args:
+        but_one: let one pass before. Hosts get theirs some time apart, and that of this one may
+            come when all have agreed to stop already.
+    """
+    # The kernel keeps the usual effect from the first process of a container.
+    ends: Any = signal.SIG_DFL if os.getpid() != 1 else _exit_by_signal
+
+    def pass_once(number: int, frame: Any) -> None:
+        del frame
+        signal.signal(number, ends)
+
     if several():
         with contextlib.suppress(ValueError):  # not the main thread
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            signal.signal(signal.SIGTERM, pass_once if but_one else ends)
+
+
+def _exit_by_signal(number: int, frame: Any) -> None:
+    del frame
+    os._exit(128 + number)
 
 
 def share_of(count: int) -> np.ndarray:

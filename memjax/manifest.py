@@ -8,6 +8,7 @@ together when the step is pruned.
 import contextlib
 import hashlib
 import json
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ def check(
         InputError: the manifest is of a newer format, the checkpoint of another run, or the disk
             does not let it be read now, which says nothing of what it holds.
     """
-    with _reading(folder):
+    with reading(folder):
         _check(folder, step, fields, may_differ)
 
 
@@ -104,9 +105,17 @@ def _check(
 
 
 @contextlib.contextmanager
-def _reading(folder: epath.Path) -> Iterator[None]:
+def reading(folder: epath.Path) -> Iterator[None]:
+    """Say what a disk does not let read, and what is gone meanwhile.
+
+    Raises:
+        BrokenCheckpoint: a file is not there.
+        InputError: one may be.
+    """
     try:
         yield
+    except _NO_FILE as error:
+        raise BrokenCheckpoint(f"{error.filename or folder}: is missing") from error
     except OSError as error:
         raise InputError(
             f"{error.filename or folder}: cannot be read ({error.strerror or error}), expected a "
@@ -152,20 +161,32 @@ def _files(folder: epath.Path, below: str = "") -> Iterator[tuple[str, epath.Pat
     """Every file of a checkpoint, by its path within the folder."""
     for path in folder.iterdir():
         name = f"{below}{path.name}"
-        if path.is_file() and _may_end(path) and name not in _APART:
+        kind = _kind(path)
+        if kind == stat.S_IFREG and name not in _APART:
             yield name, path
-        elif path.is_dir() and not Path(path).is_symlink():  # a link could lead round in circles
+        elif kind == stat.S_IFDIR and not Path(path).is_symlink():  # could lead round in circles
             yield from _files(path, f"{name}/")
 
 
-def _may_end(path: epath.Path) -> bool:
-    """Whether it is no pipe or device, which etils takes for a file."""
-    local = Path(path)
-    return local.is_file() or not local.exists()
+def is_folder(path: epath.Path) -> bool:
+    """Whether there is a folder; an OSError where the disk does not say."""
+    return _kind(path) == stat.S_IFDIR
+
+
+def _kind(path: epath.Path) -> int:
+    """File or folder, as `stat` has them, or 0 if nothing is there.
+
+    etils takes pipes and devices, which never end, for files, and what cannot be looked at for
+    nothing.
+    """
+    try:
+        return stat.S_IFMT(Path(path).stat().st_mode)
+    except _NO_FILE:  # or it is in a bucket
+        return stat.S_IFREG if path.is_file() else stat.S_IFDIR if path.is_dir() else 0
 
 
 def _read(path: epath.Path) -> bytes:
-    if not _may_end(path):
+    if _kind(path) != stat.S_IFREG:
         raise ValueError("no file")
     if epath.Path(path).stat().length > _LONGEST:
         raise ValueError("too long")

@@ -240,6 +240,56 @@ def test_a_disk_that_cannot_be_read_now_is_no_damage(
     assert not isinstance(caught.value, BrokenCheckpoint)
 
 
+def test_what_cannot_be_looked_at_is_no_damage(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hidden = files(workdir)[-1]
+
+    def stat(path: Path, real: Callable[..., Any] = Path.stat, **named: Any) -> os.stat_result:
+        if path == hidden:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return real(path, **named)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    with pytest.raises(InputError, match=re.escape(f"{hidden}: cannot be read (Input/")) as caught:
+        newest_whole([opened(workdir)], [3, 2, 1])
+    assert not isinstance(caught.value, BrokenCheckpoint)
+
+
+def test_what_goes_while_it_is_looked_at_is_no_unreadable_disk(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training run prunes its steps while they are evaluated."""
+
+    def pruned(path: epath.Path) -> Any:
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+
+    monkeypatch.setattr(manifest, "_described", pruned)
+    with pytest.raises(BrokenCheckpoint, match="is missing"):
+        opened(workdir).check(3)
+
+
+def test_steps_that_cannot_be_listed_are_an_error(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = workdir / "checkpoints"
+    checkpoints = opened(workdir)
+
+    def closed(path: epath.Path) -> Any:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(type(epath.Path(folder)), "iterdir", closed)
+    with pytest.raises(InputError, match=r"checkpoints: cannot be read \(Permission denied\)"):
+        checkpoints.steps()
+
+
+def test_a_save_that_orbax_leaves_out_is_said(workdir: Path) -> None:
+    checkpoints = opened(workdir)
+    checkpoints.save(state(9), 9)
+    with pytest.raises(WriteError, match="4: cannot be written"):
+        checkpoints.save(state(4), 4)
+
+
 def test_a_longer_run_and_new_fields_are_the_same_run(workdir: Path) -> None:
     found = opened(workdir, **{"train.num_epochs": 9, "model.new": 1}).restore(LIKE, 3)
     jax.tree.map(np.testing.assert_array_equal, found, state(3))

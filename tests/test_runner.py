@@ -1,6 +1,7 @@
 """Whole runs: stopped and resumed to the same bits, refused, broken off."""
 
 import dataclasses
+import errno
 import json
 import logging
 import shutil
@@ -18,9 +19,10 @@ import pytest
 
 import memjax
 import train
+from memjax import manifest
 from memjax.checkpoint import Checkpoints
 from memjax.config import Experiment
-from memjax.errors import InputError
+from memjax.errors import InputError, WriteError
 from memjax.objectives import pathwise
 from memjax.training import TrainState
 from memjax.types import Terms
@@ -205,6 +207,21 @@ def test_a_run_whose_checkpoints_are_gone_is_refused(
     with pytest.raises(InputError, match=r"holds a run of 12 steps without its checkpoints, exp"):
         train.run(uninterrupted.experiment, str(workdir))
     assert runs.contents(workdir) == before
+
+
+def test_a_first_save_that_failed_is_no_run_whose_checkpoints_are_gone(
+    uninterrupted: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(manifest, "write", full)
+        with pytest.raises(WriteError, match=r"checkpoints/4: cannot be written"):
+            train.run(uninterrupted.experiment, str(tmp_path / "run"))
+    state = train.run(uninterrupted.experiment, str(tmp_path / "run"))
+    runs.assert_same_bits(state, uninterrupted.state)
+    assert runs.metrics(tmp_path / "run") == runs.metrics(uninterrupted.workdir)
 
 
 def test_a_damaged_checkpoint_is_said_and_the_one_before_used(

@@ -224,8 +224,7 @@ def _check_progress(experiment: Experiment, dataset: Dataset, path: epath.Path) 
     workdirs.load_metrics(path)  # what is damaged is refused before anything is written
     saved = workdirs.load_sessions(path)
     last = checkpoint.latest_step(str(path))
-    # A first checkpoint that a kill cut short leaves a folder of its own, and is begun anew.
-    if saved and last is None and not checkpoint.is_cut_short(str(path)):
+    if saved and last is None:
         raise InputError(
             f"{path}: holds a run of {saved[-1]['last_step']} steps without its "
             f"{checkpoint.FOLDER}, expected them, or another workdir to begin anew"

@@ -285,7 +285,7 @@ def _stop(signals: Sequence[int]) -> int | None:
         return signals[0] if signals else None
     if not hosts.preempted():
         return None
-    hosts.end_at_sigterm()  # the second one
+    hosts.end_at_sigterm(but_one=True)
     return signals[0] if signals else signal.SIGTERM
 
 

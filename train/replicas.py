@@ -61,6 +61,7 @@ class Replica:
         )
         self._log: Log | None = None
         self._session: Session | None = None
+        self._is_first_save = True
 
     def open_logs(self, step: int, total_steps: int, shown: bool) -> None:
         """Open the logs of a run that starts or goes on at `step`."""
@@ -102,6 +103,10 @@ class Replica:
         """Save a checkpoint, and who has trained it."""
         kept = dataclasses.replace(state, nonfinite=None)
         self.checkpoints.save(hosts.spread(kept), step, bound)
+        if self._is_first_save:
+            # All processes wait: a session without a checkpoint is that of a run which lost them.
+            self.checkpoints.latest_step()
+            self._is_first_save = False
         if self._session is not None:
             self._session.saved(step)
 
@@ -150,8 +155,10 @@ def _chosen(replicas: Sequence[Replica]) -> int:
     else:
         folders = ", ".join(replica.workdir for replica in replicas)
         raise InputError(f"{folders}: have no checkpoint of the same step, expected one")
-    for one in opened:
-        _tidy(one, step)
+    for replica in replicas:
+        if step == _NONE:
+            Session(replica.workdir, first_step=0)  # forgets those before it
+        _tidy(replica.checkpoints, step)
     return step
 
 
