@@ -187,10 +187,6 @@ class Checkpoints:
             self._manager.wait_until_finished()
         return max(self.steps(), default=None)
 
-    def best_step(self) -> int | None:
-        """The step with the best validation bound, or None where none was measured."""
-        return next(iter(self.best_steps()), None)
-
     def best_steps(self) -> list[int]:
         """Whole steps with a validation bound, the best first; says which are not whole."""
         bounds = {}

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import re
+import secrets
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -54,7 +55,8 @@ def save(experiment: Experiment, workdir: str, data_digest: str) -> None:
 
 def write_whole(path: epath.Path, content: str | bytes) -> None:
     """Write a file so that whoever reads it, at any time, finds the old content or the new."""
-    unfinished = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # Containers that share a folder may have the same process number.
+    unfinished = path.with_name(f"{path.name}.{secrets.token_hex(4)}.tmp")
     try:
         unfinished.write_bytes(content.encode() if isinstance(content, str) else content)
         unfinished.replace(path)

@@ -31,7 +31,7 @@ def save_all(workdir: Path, bounds: dict[int, float | None]) -> None:
 def kept(workdir: Path) -> tuple[list[int], int | None]:
     """The steps that a new process finds, and the best of them."""
     checkpoints = Checkpoints(str(workdir))
-    found = checkpoints.steps(), checkpoints.best_step()
+    found = checkpoints.steps(), next(iter(checkpoints.best_steps()), None)
     assert checkpoints.latest_step() == (found[0][-1] if found[0] else None)
     checkpoints.close()
     return found
@@ -78,7 +78,7 @@ def test_a_step_is_saved_once(tmp_path: Path) -> None:
     checkpoints.save(state(5), 2)
     found = checkpoints.restore(jax.eval_shape(lambda: state(0)), 2)
     jax.tree.map(np.testing.assert_array_equal, found, state(2))
-    assert checkpoints.best_step() == 1
+    assert checkpoints.best_steps() == [1]
     checkpoints.close()
 
 

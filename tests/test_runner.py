@@ -62,7 +62,7 @@ def workdir(uninterrupted: Run, tmp_path: Path) -> Path:
 
 def saved_steps(workdir: Path) -> tuple[list[int], int | None]:
     checkpoints = Checkpoints(str(workdir), create=False)
-    found = checkpoints.steps(), checkpoints.best_step()
+    found = checkpoints.steps(), next(iter(checkpoints.best_steps()), None)
     checkpoints.close()
     return found
 
