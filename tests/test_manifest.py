@@ -20,6 +20,7 @@ from memjax.checkpoint import BrokenCheckpoint, Checkpoints, newest_whole
 from memjax.errors import InputError, WriteError
 from train import replicas
 from train.devices import RunState
+from train.sessions import Session
 
 FIELDS = {"name": "mem_vae_digits", "seed": 3, "model.slots": (3, 2), "train.num_epochs": 4}
 # Orbax adds it at the commit; nothing is read from it.
@@ -380,7 +381,10 @@ def test_seeds_go_on_from_the_step_that_is_whole_in_all(tmp_path: Path) -> None:
 
 def test_a_kill_between_the_first_saves_of_two_seeds(tmp_path: Path) -> None:
     both = seeds(tmp_path, {"a": (1,), "b": ()})
+    Session(both[0].workdir, 0).saved(1)
     assert replicas.restored(both, like()) is None  # type: ignore[arg-type]
+    # With sessions and no checkpoint it would be taken for a run that has lost them.
+    assert json.loads((tmp_path / "a/sessions.json").read_text()) == []
     assert both[0].checkpoints.steps() == []
 
 

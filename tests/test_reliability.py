@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from reliability import __main__ as program
-from reliability import evaluation, inputs, kills, memory, processes
+from reliability import evaluation, inputs, kills, memory, pairs, processes
 from reliability.parts import Options, Part
 
 from . import runs
@@ -141,7 +141,11 @@ def test_a_program_that_fails_is_said() -> None:
 
 
 def test_every_part_has_its_promise() -> None:
-    parts = {"kills": kills, "memory": memory, "evaluation": evaluation, "hostile": inputs}
+    parts = {
+        **{"kills": kills, "pairs": pairs, "memory": memory},
+        **{"evaluation": evaluation, "hostile": inputs},
+    }
+    assert parts.keys() == program.PARTS.keys()
     for name, part in parts.items():
         assert program.PARTS[name] == part.PART
         assert part.PART.holds(FIGURES[name]) is True

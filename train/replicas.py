@@ -19,7 +19,7 @@ from memjax.memory import usage
 
 from .devices import RunState, said_nonfinite
 from .log import Log
-from .sessions import Session
+from .sessions import Session, cut_back
 
 logger = logging.getLogger("memjax")
 _NONE = -1  # in place of a step, where none is saved
@@ -104,7 +104,7 @@ class Replica:
         kept = dataclasses.replace(state, nonfinite=None)
         self.checkpoints.save(hosts.spread(kept), step, bound)
         if self._is_first_save:
-            # All processes wait: a session without a checkpoint is that of a run which lost them.
+            # All processes wait, so that no session is without a checkpoint.
             self.checkpoints.latest_step()
             self._is_first_save = False
         if self._session is not None:
@@ -157,7 +157,8 @@ def _chosen(replicas: Sequence[Replica]) -> int:
         raise InputError(f"{folders}: have no checkpoint of the same step, expected one")
     for replica in replicas:
         if step == _NONE:
-            Session(replica.workdir, first_step=0)  # forgets those before it
+            # Sessions without a checkpoint are those of a run whose checkpoints are lost.
+            cut_back(replica.workdir, 0)
         _tidy(replica.checkpoints, step)
     return step
 

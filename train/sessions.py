@@ -15,15 +15,8 @@ class Session:
     def __init__(self, workdir: str, first_step: int):
         """Begin at `first_step`; what earlier entries say of later steps is lost."""
         self._path = epath.Path(workdir) / workdirs.SESSIONS
-        earlier = workdirs.load_sessions(epath.Path(workdir))
-        self._earlier = [
-            {**entry, "last_step": min(entry["last_step"], first_step)}
-            for entry in earlier
-            if entry["first_step"] < first_step
-        ]
+        self._earlier = cut_back(workdir, first_step)
         self._entry = {"first_step": first_step, **provenance.describe()}
-        if self._earlier != earlier:
-            self._write(self._earlier)
         self._started = time.monotonic()
 
     def saved(self, step: int) -> None:
@@ -32,8 +25,22 @@ class Session:
             return
         self._entry["last_step"] = step
         self._entry["seconds"] = round(time.monotonic() - self._started, 1)
-        self._write([*self._earlier, self._entry])
+        _write(self._path, [*self._earlier, self._entry])
 
-    def _write(self, entries: list[dict[str, Any]]) -> None:
-        with workdirs.writing(self._path):
-            workdirs.write_whole(self._path, json.dumps(entries, indent=2) + "\n")
+
+def cut_back(workdir: str, step: int) -> list[dict[str, Any]]:
+    """Forget what the entries of a run say of steps after `step`; returns what is left of them."""
+    found = workdirs.load_sessions(epath.Path(workdir))
+    kept = [
+        {**entry, "last_step": min(entry["last_step"], step)}
+        for entry in found
+        if entry["first_step"] < step
+    ]
+    if kept != found:
+        _write(epath.Path(workdir) / workdirs.SESSIONS, kept)
+    return kept
+
+
+def _write(path: epath.Path, entries: list[dict[str, Any]]) -> None:
+    with workdirs.writing(path):
+        workdirs.write_whole(path, json.dumps(entries, indent=2) + "\n")
