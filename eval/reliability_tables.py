@@ -14,7 +14,8 @@ FILE = "reliability.json"
 SAID = {
     "kills": "{kills_survived} of {kills} kills of a training survived, {steps_lost} steps taken "
     "again, the same bits at the end: {same_state}",
-    "memory": "memory of a training grown by {growth:.2%} over {steps:,} steps",
+    "memory": "memory of a training grown by {growth:.2%} over {steps:,} steps, by "
+    "{growth_with_saves:.2%} with {saves} saves",
     "evaluation": "{kills_survived} of {kills} kills of an evaluation of {samples:,} samples "
     "survived, the same number: {same_number}",
     "hostile": "{bad_inputs_refused} of {bad_inputs} broken inputs refused, {crashes} crashes, "

@@ -77,8 +77,13 @@ def reliability(
     for name in parts:
         print(name, file=sys.stderr, flush=True)
         origin, started = provenance.describe(), time.monotonic()
-        with tempfile.TemporaryDirectory(prefix=f"memjax-{name}-") as folder:
-            figures = PARTS[name].measure(options, Path(folder))
+        try:
+            with tempfile.TemporaryDirectory(prefix=f"memjax-{name}-") as folder:
+                figures = PARTS[name].measure(options, Path(folder))
+        except RuntimeError as error:  # a program that fails or hangs where none should
+            print(f"{name}: DOES NOT HOLD: {error}", flush=True)
+            all_hold = False
+            continue
         seconds = round(time.monotonic() - started, 1)
         add(epath.Path(output), name, {**figures, "seconds": seconds, **origin})
         hold = PARTS[name].holds(figures)

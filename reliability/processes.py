@@ -10,6 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
 POLL_SECONDS = 0.002
+MOST_SECONDS = 1200.0  # that a program may take, with which something is wrong after that
 
 
 class Program:
@@ -45,10 +46,17 @@ class Program:
         return self._process.poll() is None
 
     def runs_until(self, condition: Callable[[], bool]) -> bool:
-        """Wait for something; False where the program ends before it."""
+        """Wait for something; False where the program ends before it.
+
+        Raises:
+            RuntimeError: neither happens in time.
+        """
+        begun = time.monotonic()
         while not condition():
             if not self.runs():
                 return False
+            if time.monotonic() - begun > MOST_SECONDS:
+                raise self._hangs()
             time.sleep(POLL_SECONDS)
         return True
 
@@ -67,12 +75,23 @@ class Program:
         return ran
 
     def finish(self) -> int:
-        """Wait for its end; returns the exit code."""
-        code = self._process.wait()
+        """Wait for its end; returns the exit code.
+
+        Raises:
+            RuntimeError: it does not end in time.
+        """
+        try:
+            code = self._process.wait(MOST_SECONDS)
+        except subprocess.TimeoutExpired:
+            raise self._hangs() from None
         self._listener.join()
         if self._process.stderr is not None:
             self._process.stderr.close()
         return code
+
+    def _hangs(self) -> RuntimeError:
+        end = "".join(self.said[-5:]).strip()
+        return RuntimeError(f"still runs after {MOST_SECONDS:,.0f} s, expected an end: {end}")
 
 
 @contextlib.contextmanager

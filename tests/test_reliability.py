@@ -27,7 +27,7 @@ FIGURES = {
         "same_metrics": True,
         "same_state": True,
     },
-    "memory": {"growth": 0.009},
+    "memory": {"growth": 0.009, "growth_with_saves": 0.029},
     "evaluation": {"kills": 2, "kills_survived": 2, "same_number": True},
     "hostile": {"bad_inputs": 5, "bad_inputs_refused": 5, "crashes": 0, "files_harmed": 0},
 }
@@ -43,6 +43,7 @@ BROKEN: list[tuple[str, dict[str, Any]]] = [
     ("pairs", {"same_metrics": False}),
     ("pairs", {"same_state": False}),
     ("memory", {"growth": 0.01}),
+    ("memory", {"growth_with_saves": 0.03}),
     ("evaluation", {"same_number": False}),
     ("evaluation", {"kills_survived": 1}),
     ("hostile", {"bad_inputs_refused": 4}),
@@ -109,10 +110,13 @@ def test_a_save_is_seen_while_it_lasts(tmp_path: Path) -> None:
 
 def test_memory_is_read_at_every_line(tmp_path: Path) -> None:
     figures = memory.measure(Options(), tmp_path, steps=1000)
-    assert figures["steps"] == 1000
-    assert 10 <= figures["readings"] <= 20
-    assert len(figures["mebibytes"]) == 10
-    assert 50 < min(figures["mebibytes"]) <= max(figures["mebibytes"]) < 10_000
+    assert (figures["steps"], figures["saves"]) == (1000, 10)
+    for name in ("mebibytes", "mebibytes_with_saves"):
+        assert len(figures[name]) == 10
+        assert 50 < min(figures[name]) <= max(figures[name]) < 10_000
+    for name, saves in (("without", [1000]), ("saving", [800, 900, 1000])):
+        assert kills.Workdir(tmp_path / name).steps() == saves
+        assert len(runs.metrics(tmp_path / name)) == 20
 
 
 def test_memory_of_no_file_is_read() -> None:
@@ -138,6 +142,18 @@ def test_a_program_that_fails_is_said() -> None:
         RuntimeError, match=r"train no_such --workdir nowhere: exit code 2\nerror: .*no_such"
     ):
         processes.run(["train", "no_such", "--workdir", "nowhere"])
+
+
+def test_a_program_that_hangs_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "MOST_SECONDS", 0.5)
+    command = ["train", *arguments(tmp_path), "--workdir", str(tmp_path / "run")]
+    for wait in (lambda one: one.finish(), lambda one: one.runs_until(lambda: False)):
+        with (
+            pytest.raises(RuntimeError, match=r"still runs after 0 s, expected an end"),
+            processes.started(command) as program,
+        ):
+            wait(program)
+        assert not program.runs()
 
 
 def test_every_part_has_its_promise() -> None:
@@ -215,3 +231,16 @@ def test_a_file_of_something_else_is_kept(
     assert program.main(["--output", str(output), "--parts", "one"]) == 2
     assert "figures.json: expected the JSON of `python -m reliability`" in capsys.readouterr().err
     assert output.read_text() == text
+
+
+def test_a_part_that_cannot_be_measured_does_not_stop_the_others(
+    output: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def measure(options: Options, folder: Path) -> dict[str, Any]:
+        raise RuntimeError("exit code 2: no such experiment")
+
+    monkeypatch.setitem(program.PARTS, "one", Part(measure, lambda _: True))
+    assert program.main(["--parts", "one", "two", "--output", str(output)]) == 1
+    assert [*json.loads(output.read_text())] == ["two"]
+    said = capsys.readouterr().out
+    assert "one: DOES NOT HOLD: exit code 2: no such experiment\ntwo: holds: part two" in said

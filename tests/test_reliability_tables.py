@@ -14,7 +14,7 @@ TITLE = "What is lost in crashes"
 ORIGIN = {"seconds": 1234.5, "hardware": "2 cores", "commit": "0123456789abcdef", "dirty": False}
 FIGURES = {
     "kills": {"kills": 20, "kills_survived": 19, "steps_lost": 7, "same_state": False, **ORIGIN},
-    "memory": {"steps": 20_000, "growth": 0.0031, **ORIGIN},
+    "memory": {"steps": 20_000, "growth": 0.0031, "saves": 10, "growth_with_saves": 0.01, **ORIGIN},
     "evaluation": {
         **{"samples": 100_000, "kills": 2, "kills_survived": 2, "same_number": True},
         **{**ORIGIN, "dirty": True},
@@ -37,7 +37,7 @@ def test_figures_become_rows(tmp_path: Path) -> None:
     assert [row["part"] for row in rows] == [f"`{name}`" for name in FIGURES]
     assert [row["found"] for row in rows] == [
         "19 of 20 kills of a training survived, 7 steps taken again, the same bits at the end: no",
-        "memory of a training grown by 0.31% over 20,000 steps",
+        "memory of a training grown by 0.31% over 20,000 steps, by 1.00% with 10 saves",
         "2 of 2 kills of an evaluation of 100,000 samples survived, the same number: yes",
         "500 of 500 broken inputs refused, 0 crashes, 0 files harmed",
         "3 of 3 kills of one of two processes survived, the other ended within 17.3 s, the same "
