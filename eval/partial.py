@@ -50,7 +50,7 @@ class Partial:
 
     @classmethod
     def in_file(cls, stem: epath.Path, like: Found, most: int, **of: Any) -> "Partial":
-        """Take up what an interrupted evaluation has left; a damaged file is left out, and said.
+        """Take up what an interrupted evaluation has left; what cannot be used is said.
 
         Args:
             stem: beginning of the file's name.
@@ -113,7 +113,7 @@ class Partial:
                 raise ValueError(f"seconds is {describe(seconds)}, expected a number")
             _check(values, like, most)
         except (ValueError, KeyError) as error:  # the first is InputError too
-            logger.warning("%s: is damaged (%s), beginning anew", path, error)
+            logger.warning("%s: cannot be used (%s), beginning anew", path, error)
             return
         self.seconds = float(seconds)
         said = {name: values.pop(name) for name in [*values] if name.startswith(OF_THE_MODEL)}

@@ -233,6 +233,8 @@ class Checkpoints:
     def _writing(self) -> Iterator[None]:
         try:
             yield
+        except jax.errors.JaxRuntimeError:  # another process is gone, or a device is full
+            raise
         except Exception as error:  # of many kinds, as above
             with contextlib.suppress(OSError):
                 self._clear_unfinished()

@@ -96,7 +96,9 @@ def _restored(
     if step in ("latest", "best"):
         candidates = steps[::-1] if step == "latest" else checkpoints.best_steps()
         if not candidates:
-            raise InputError(f"{workdir}: no checkpoint has a validation bound, expected 'latest'")
+            raise InputError(
+                f"{workdir}: no checkpoint that is whole has a validation bound, expected 'latest'"
+            )
         chosen = newest_whole([checkpoints], candidates)
         return chosen, checkpoints.restore(like, chosen)
     if step not in steps:

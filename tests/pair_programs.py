@@ -3,10 +3,12 @@
 Each program uses several runs, so that the tests start few processes.
 """
 
+import contextlib
 import dataclasses
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import jax
 import tyro
@@ -14,6 +16,7 @@ import tyro
 import train
 from eval import likelihood
 from memjax import config, hosts
+from memjax.checkpoint import Checkpoints
 from memjax.config import Experiment
 from memjax.errors import InputError
 
@@ -41,6 +44,27 @@ def trained(folder: Path) -> None:
             train.run(refused, str(folder / f"refused_{number}"))
         except InputError as error:
             print(f"refused {number}: {error}", flush=True)
+    try:
+        with _second_reads_nothing():
+            train.run(experiment(folder), str(folder / "ten"))
+    except InputError as error:
+        print(f"unread: {error}", flush=True)
+
+
+@contextlib.contextmanager
+def _second_reads_nothing() -> Iterator[None]:
+    """Let checkpoints be checked in both processes, and restored in the first one alone."""
+
+    def restore(self: Checkpoints, like: object, step: int) -> NoReturn:
+        raise InputError(f"step {step}: cannot be restored in process {jax.process_index()}")
+
+    whole = Checkpoints.restore
+    if jax.process_index():
+        Checkpoints.restore = restore  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Checkpoints.restore = whole  # type: ignore[method-assign]
 
 
 def _refused(folder: Path) -> list[Experiment]:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from memjax import checkpoint
 from memjax.checkpoint import Checkpoints
 
 
@@ -101,3 +102,15 @@ def test_the_folder_of_a_step_is_there_when_it_is_being_saved(tmp_path: Path) ->
     (found,) = (tmp_path / "checkpoints").iterdir()
     assert found.name.startswith("7")
     checkpoints.close()
+
+
+def test_a_process_that_is_gone_is_no_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def barrier(*_: Any, **__: Any) -> None:
+        raise jax.errors.JaxRuntimeError("ABORTED: another task died")
+
+    checkpoints = Checkpoints(str(tmp_path))
+    monkeypatch.setattr(checkpoint._Manager, "save", barrier)
+    with pytest.raises(jax.errors.JaxRuntimeError, match="another task died"):
+        checkpoints.save(state(1), 1)

@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -155,6 +156,12 @@ def test_what_one_refuses_all_refuse_alike(ran: Run) -> None:
     assert not list(ran.folder.glob("refused_*"))
 
 
+def test_what_one_cannot_restore_all_refuse(ran: Run) -> None:
+    for end in ran.ended:
+        said = re.findall(r"^unread: .*$", end.said, re.MULTILINE)
+        assert said == ["unread: step 10: cannot be restored in process 1"]
+
+
 def test_a_command_that_one_refuses_ends_both(tmp_path: Path) -> None:
     images, missing = runs.write_images(tmp_path), tmp_path / "missing.npz"
     commands = [
@@ -255,19 +262,23 @@ def test_without_a_cluster_it_is_refused(
     assert "expected a cluster that JAX knows" in said and len(said.splitlines()) == 1
 
 
-def test_processes_that_do_not_find_each_other_end_in_one_line() -> None:
+@pytest.mark.parametrize("number", [0, 1])
+def test_processes_that_do_not_find_each_other_end_in_one_line(number: int) -> None:
     """Without ours, jax ends them with a trace of C++."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
     program = (
         "from memjax import hosts; hosts.FOUND_WITHIN_SECONDS = 2.0; "
-        "hosts.Processes(True, '127.0.0.1:9', 2, 1).join()"
+        f"hosts.Processes(True, '{address}', 2, {number}).join()"
     )
     ended = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=120
     )
     assert ended.returncode == 2
     assert ended.stderr.splitlines()[-1] == (
-        "error: --distributed: process 1 did not find the others within 2 s, expected all 2 to "
-        "reach 127.0.0.1:9"
+        f"error: --distributed: process {number} did not find the others within 2 s, expected all "
+        f"2 to reach {address}"
     )
     assert "***" not in ended.stderr
 

@@ -98,7 +98,7 @@ def assert_refused(path: Path, said: str, caplog: pytest.LogCaptureFixture) -> N
         again = opened(path.parent, seed=0)
     (record,) = caplog.records
     assert record.levelno == logging.WARNING and "\n" not in record.getMessage()
-    start, _, reason = record.getMessage().partition(": is damaged (")
+    start, _, reason = record.getMessage().partition(": cannot be used (")
     assert start == str(path) and reason.endswith("), beginning anew")
     assert re.search(said, reason), reason
     assert again.found is None and again.seconds == 0 and again.done == 0

@@ -4,7 +4,7 @@ import dataclasses
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
@@ -14,11 +14,12 @@ import memjax
 import train
 from eval import likelihood, record
 from memjax import workdirs
+from memjax.checkpoint import BrokenCheckpoint, Checkpoints
 from memjax.config import Experiment
 from memjax.errors import InputError
 from memjax.training import TrainState
 from tests import eval_runs, runs
-from train import devices
+from train import devices, replicas
 
 SEED, COUNT = 3, 3
 
@@ -141,6 +142,34 @@ def test_goes_on_from_the_step_that_all_have(
     for seed in range(SEED, SEED + COUNT):
         assert memjax.restore(str(workdir / f"seed_{seed}")).step == runs.STEPS
         assert [line["epoch"] for line in runs.metrics(workdir / f"seed_{seed}")] == [1, 2, 3]
+
+
+def test_nothing_is_set_aside_before_all_has_been_looked_at() -> None:
+    """A disk that cannot be read for a moment says nothing of what it holds."""
+
+    class Found:
+        def __init__(self, unread: int) -> None:
+            self.unread, self.aside = unread, list[int]()
+
+        def steps(self) -> list[int]:
+            return [1, 2, 3]
+
+        def check(self, step: int) -> None:
+            if step == 1:
+                raise BrokenCheckpoint("1: is missing")
+            if step == self.unread:
+                raise InputError("3: cannot be read; nothing was changed")
+
+        def set_aside(self, step: int) -> None:
+            self.aside.append(step)
+
+    found = Found(unread=3)
+    with pytest.raises(InputError, match="nothing was changed"):
+        replicas._tidy(cast(Checkpoints, found), 2)
+    assert found.aside == []
+    found = Found(unread=4)
+    replicas._tidy(cast(Checkpoints, found), 2)
+    assert found.aside == [1, 3]
 
 
 def test_several_devices(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,12 +56,30 @@ class Replica:
         """Open the checkpoints; the logs are opened once it is known where the run goes on."""
         self.experiment = experiment
         self.workdir = workdir
-        self.checkpoints = Checkpoints(
-            workdir, fields=workdirs.flat_fields(experiment), may_differ=workdirs.OF_NO_CHECKPOINT
-        )
+        self.checkpoints = self._opened(create=True)
         self._log: Log | None = None
         self._session: Session | None = None
         self._is_first_save = True
+
+    def restore(self, like: RunState, step: int) -> RunState:
+        """The state of a step; each process reads by itself, so that none waits for the others.
+
+        Raises:
+            InputError: it cannot be restored.
+        """
+        if not hosts.several():
+            return self.checkpoints.restore(like, step)
+        own = self._opened(create=False)
+        try:
+            return own.restore(like, step)
+        finally:
+            own.close()
+
+    def _opened(self, create: bool) -> Checkpoints:
+        fields = workdirs.flat_fields(self.experiment)
+        return Checkpoints(
+            self.workdir, create=create, fields=fields, may_differ=workdirs.OF_NO_CHECKPOINT
+        )
 
     def open_logs(self, step: int, total_steps: int, shown: bool) -> None:
         """Open the logs of a run that starts or goes on at `step`."""
@@ -128,20 +146,16 @@ def restored(replicas: Sequence[Replica], like: RunState) -> tuple[int, list[Run
     Raises:
         InputError: steps are saved, and none is whole; or a process does not find the one chosen.
     """
-    opened = [replica.checkpoints for replica in replicas]
     with hosts.refused_together():
         step = _chosen(replicas) if hosts.is_first() else _NONE
     step = hosts.of_first(step)
     if step == _NONE:
         return None
-    with hosts.refused_together():
-        for one in opened:
-            one.check(step)
     kept = dataclasses.replace(like, nonfinite=None)
     nonfinite = jnp.zeros(like.nonfinite.shape, bool)
-    return step, [
-        dataclasses.replace(one.restore(kept, step), nonfinite=nonfinite) for one in opened
-    ]
+    with hosts.refused_together():
+        states = [replica.restore(kept, step) for replica in replicas]
+    return step, [dataclasses.replace(state, nonfinite=nonfinite) for state in states]
 
 
 def _chosen(replicas: Sequence[Replica]) -> int:
@@ -164,13 +178,15 @@ def _chosen(replicas: Sequence[Replica]) -> int:
 
 
 def _tidy(checkpoints: Checkpoints, step: int) -> None:
-    """Set aside what is newer than a step, and what is broken."""
+    """Set aside what is newer than a step, and what is broken, once all has been looked at."""
+    in_the_way = []
     for other in checkpoints.steps():
         try:
             checkpoints.check(other)
-            newer = other > step
+            if other > step:
+                in_the_way.append(other)
         except BrokenCheckpoint as error:
             logger.warning("%s", error)
-            newer = True
-        if newer:
-            checkpoints.set_aside(other)
+            in_the_way.append(other)
+    for other in in_the_way:
+        checkpoints.set_aside(other)
