@@ -24,7 +24,7 @@ MOST_COLUMNS = 16  # canvases of one sample in the picture
 
 def canvas(
     workdir: str,
-    labels: tuple[int, ...] = (),
+    labels: tuple[int, ...] | None = None,
     num_images: int = 8,
     output: str | None = None,
     data_dir: str | None = None,
@@ -62,17 +62,17 @@ def canvas(
     check_seeds(seed=seed)
     check_picture(output)
     run = open_run(workdir, data_dir, step, experiment)
-    _check_labels(run, labels)
+    labels = _checked_labels(run, labels)
     name = "canvas_by_label.png" if labels else "canvas.png"
     path = epath.Path(output) if output else run.workdir / name
     check_writable(path)
     rows = np.repeat(labels, num_images) if labels else None
-    drawn = draw(run, len(labels or (0,)) * num_images, rows, seed)
-    if drawn.canvases is None:
+    count = len(labels or (0,)) * num_images
+    if jax.eval_shape(lambda: draw(run, count, rows, seed)).canvases is None:
         raise InputError(
             f"{run.workdir}: {run.experiment.name} has no canvas, expected a recurrent writer"
         )
-    canvases = np.asarray(drawn.canvases)
+    canvases = np.asarray(draw(run, count, rows, seed).canvases)
     animation = path.with_suffix(".gif")
     written = [path, animation]
     save_figure(unrolled(canvases[:, ::num_images] if labels else canvases, labels), path)
@@ -108,10 +108,14 @@ def unrolled(canvases: np.ndarray, labels: tuple[int, ...]) -> "Figure":
     return plots.grid(canvases[shown].swapaxes(0, 1), names, shown + 1, of_rows, "steps")
 
 
-def _check_labels(run: Run, labels: tuple[int, ...]) -> None:
+def _checked_labels(run: Run, labels: tuple[int, ...] | None) -> tuple[int, ...]:
     run.check_reads_no_context()
+    if labels is None:
+        return ()
+    if not labels:
+        raise InputError("--labels: found none, expected at least one")
     classes = getattr(run.model, "num_classes", 0)
-    if labels and not classes:
+    if not classes:
         found = " ".join(map(str, labels))
         raise InputError(
             f"--labels: found {found}, but {run.experiment.name} was trained without, expected none"
@@ -119,3 +123,4 @@ def _check_labels(run: Run, labels: tuple[int, ...]) -> None:
     for label in labels:
         if label not in range(classes):
             raise InputError(f"--labels: found {label}, expected 0 to {classes - 1}")
+    return labels

@@ -173,6 +173,7 @@ def test_devices_do_not_change_a_run(name: str, tmp_path: Path) -> None:
         ({"labels": (3, 10)}, "--labels: found 10, expected 0 to 9"),
         ({"labels": (-1,)}, "--labels: found -1, expected 0 to 9"),
         ({"num_images": 0}, "--num-images: found 0, expected at least 1"),
+        ({"labels": ()}, "--labels: found none, expected at least one"),
         ({"output": "one.jpg"}, "--output: found one.jpg, expected a name that ends in .png"),
         ({"output": "/dev/null/c.png"}, r"^/dev/null/c.png: cannot be written \(Not a directory"),
     ],
