@@ -344,6 +344,9 @@ class Seed(NamedTuple):
     workdir: str
     checkpoints: Checkpoints
 
+    def restore(self, like: RunState, step: int) -> RunState:
+        return self.checkpoints.restore(like, step)
+
 
 def run_state(step: int) -> RunState:
     return RunState(state(step), {}, jnp.int32(step), jnp.int32(-1))  # type: ignore[arg-type]
