@@ -227,6 +227,7 @@ class Checkpoints:
         final = self._folder / str(self._saving)
         unfinished = final.with_name(f"{final.name}{_UNFINISHED}")
         folder = unfinished if unfinished.exists() else final
+        self._manager.finish_describing()
         manifest.write(folder, int(final.name), self._fields)
 
     @contextlib.contextmanager
@@ -252,14 +253,22 @@ class Checkpoints:
 
 
 class _Manager(ocp.CheckpointManager):
-    """Orbax's own, but that it does not ask jax whether to stop.
+    """Orbax's own, but for when it describes a step and when it stops."""
 
-    It would ask with the number of the step, and jax then stops at the next number beyond: one
-    that `hosts.preempted`, which counts its questions, comes to hours later.
-    """
+    def finish_describing(self) -> None:
+        """Wait for what is still to be written about a step.
+
+        Orbax writes it in a thread of its own, and waits for that one only after it has called
+        `_seal`, which on a busy machine read a description half written.
+        """
+        self._non_blocking_metadata_store.wait_until_finished()
 
     def reached_preemption(self, step: int) -> bool:
-        """No: the run asks by itself."""
+        """No: the run asks by itself.
+
+        Orbax would ask jax with the number of the step, and jax then stops at the next number
+        beyond: one that `hosts.preempted`, which counts its questions, comes to hours later.
+        """
         del step
         return False
 

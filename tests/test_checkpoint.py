@@ -1,13 +1,16 @@
 """Checkpoints: which are kept, and that they come back as they were."""
 
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
+from etils import epath
 
 from memjax import checkpoint
 from memjax.checkpoint import Checkpoints
@@ -68,6 +71,27 @@ def test_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
     # A part of it, as evaluation wants.
     found = checkpoints.restore({"params": jax.eval_shape(lambda: state(0)["params"])}, 7)
     jax.tree.map(np.testing.assert_array_equal, found, {"params": state(7)["params"]})
+    checkpoints.close()
+
+
+def test_what_orbax_writes_late_is_sealed_as_it_will_be(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It describes a step in a thread that a busy machine may hold up."""
+    store = type(ocp.metadata.metadata_store(enable_write=True))
+    update = store._update_and_log
+    held: list[str] = []
+
+    def late(self: Any, file: epath.Path, **fields: Any) -> None:
+        time.sleep(0.5)
+        held.extend(fields)
+        update(self, file, **fields)
+
+    monkeypatch.setattr(store, "_update_and_log", late)
+    save_all(tmp_path, {1: -3.0})
+    assert "item_handlers" in held
+    checkpoints = Checkpoints(str(tmp_path))
+    checkpoints.check(1)
     checkpoints.close()
 
 
