@@ -7,18 +7,22 @@ from collections.abc import Iterator
 
 import pytest
 
-_SCRATCH = tempfile.mkdtemp(prefix="memjax-tests-")
+_NAME = "MEMJAX_TESTS_SCRATCH"
+# One for all workers: what one has compiled the others need not compile again.
+_SCRATCH = os.environ.get(_NAME) or tempfile.mkdtemp(prefix="memjax-tests-")
 
 
 def _set_up() -> None:
     """Set what jax reads when it is imported, and what processes of the tests inherit."""
-    flags = os.environ.get("XLA_FLAGS", "")
-    os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=4".strip()
+    # Most of a test is the compilation of a small program, which no optimisation pays for.
+    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=1"
+    os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flags}".strip()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     # Every run compiles its step anew, for the most part the same one.
     os.environ["JAX_COMPILATION_CACHE_DIR"] = f"{_SCRATCH}/compiled"
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+    os.environ[_NAME] = _SCRATCH
     os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = f"{_SCRATCH}/hypothesis"
     os.environ["MEMJAX_CACHE_DIR"] = f"{_SCRATCH}/data"
     from memjax import backend  # imports jax
@@ -39,5 +43,5 @@ def forget_programs() -> Iterator[None]:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    del config
-    shutil.rmtree(_SCRATCH, ignore_errors=True)
+    if not hasattr(config, "workerinput"):  # the workers come before
+        shutil.rmtree(_SCRATCH, ignore_errors=True)
