@@ -85,7 +85,8 @@ class Run:
         """Raises InputError where the model does not draw addresses."""
         if getattr(self.model, "addressing", None) != "hard":
             raise InputError(
-                f"{self.workdir}: {self.experiment.name} has no addresses, expected a model with"
+                f"{self.workdir}: {self.experiment.name} has no addresses, expected a model "
+                "that draws some"
             )
 
     def check_reads_context(self) -> None:

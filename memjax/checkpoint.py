@@ -23,6 +23,7 @@ SET_ASIDE = "set_aside"
 NEWEST_KEPT = 3
 UNMEASURED = -math.inf
 _UNFINISHED = ".orbax-checkpoint-tmp"
+_LONGEST = 200  # characters of another library's message
 
 logger = logging.getLogger("memjax")
 T = TypeVar("T")
@@ -84,6 +85,7 @@ class Checkpoints:
         self._fields = json.loads(json.dumps(dict(fields or {})))
         self._may_differ = may_differ
         self._whole: set[int] = set()
+        self._said_broken: set[int] = set()
         self._saving: int | None = None
         self._manager = _Manager(self._folder, options=options)
 
@@ -153,6 +155,12 @@ class Checkpoints:
             manifest.check(self._folder / str(step), step, self._fields, self._may_differ)
             self._whole.add(step)
 
+    def say_broken(self, step: int, error: BrokenCheckpoint) -> None:
+        """Warn of a step that is damaged, once."""
+        if step not in self._said_broken:
+            logger.warning("%s", error)
+            self._said_broken.add(step)
+
     def set_aside(self, step: int) -> None:
         """Move a step out of the way, where it can be looked at or deleted.
 
@@ -194,7 +202,7 @@ class Checkpoints:
             try:
                 bounds[step] = self._bound(step)
             except BrokenCheckpoint as error:
-                logger.warning("%s", error)
+                self.say_broken(step, error)
         measured = [step for step, bound in bounds.items() if bound > UNMEASURED]
         return sorted(measured, key=lambda step: bounds[step], reverse=True)
 
@@ -284,13 +292,17 @@ def newest_whole(opened: Sequence[Checkpoints], steps: Iterable[int]) -> int:
     """
     first: BrokenCheckpoint | None = None
     for step in steps:
-        try:
-            for one in opened:
+        for one in opened:
+            try:
                 one.check(step)
+            except BrokenCheckpoint as error:
+                one.say_broken(step, error)
+                first = first or error
+                break
+        else:
+            if first is not None:
+                logger.warning("step %d is taken instead", step)
             return step
-        except BrokenCheckpoint as error:
-            logger.warning("%s", error)
-            first = first or error
     raise InputError(f"no checkpoint can be read, expected one that is whole: {first}") from first
 
 
@@ -308,7 +320,9 @@ def _steps(folder: epath.Path) -> list[int]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    # What tensorstore says ends with the cause, after long paths.
+    return line if len(line) <= _LONGEST else f"{line[:60]} ... {line[60 - _LONGEST :]}"
 
 
 def wait_for_all(what: str, seconds: int) -> None:

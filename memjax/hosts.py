@@ -361,7 +361,7 @@ def _said(error: BaseException) -> int:
         line = f"error: {here}: {error}; once it can be, the same command on all of them goes on"
     elif isinstance(error, KeyboardInterrupt):
         code, line = 130, "interrupted"
-    elif isinstance(error, jax.errors.JaxRuntimeError):
+    elif _is_of_runtime(error):
         line = (
             f"error: {here}: {_first_line(error)}; if another process has ended, start all of them "
             "again, and they go on from the last checkpoint"
@@ -373,6 +373,13 @@ def _said(error: BaseException) -> int:
     return code
 
 
+def _is_of_runtime(error: BaseException) -> bool:
+    """Whether XLA says it: as an error of jax or, of a call under way, as a status in a word."""
+    if isinstance(error, jax.errors.JaxRuntimeError):
+        return True
+    return isinstance(error, ValueError) and re.match("[A-Z_]+: ", str(error)) is not None
+
+
 def _meet(what: str) -> None:
     """Wait until all processes are here."""
     from memjax import checkpoint  # takes seconds to import
@@ -380,5 +387,5 @@ def _meet(what: str) -> None:
     checkpoint.wait_for_all(f"memjax_{what}_{next(_meetings)}", LONGEST_WAIT_SECONDS)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

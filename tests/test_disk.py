@@ -1,6 +1,7 @@
 """Disks that are full, folders that cannot be written, and two runs in one."""
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -146,6 +147,20 @@ def test_an_evaluation_says_which_file(
     filler.unlink()
     WRITERS[name](small)
     assert not list(small.glob("*.tmp"))
+
+
+def test_a_disk_that_fills_in_a_run_ends_it_in_a_few_lines(small: Path, tmp_path: Path) -> None:
+    """Whatever Orbax and tensorstore say of a save that fails."""
+    images = runs.write_images(tmp_path)
+    with (small / "filler").open("wb") as file:
+        file.write(bytes(200 * 1024))
+    command = [sys.executable, "-m", "train", *runs.arguments(images, small / "run")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1, done.stderr
+    *before, said = done.stderr.splitlines()
+    assert len(before) < 10 and "Traceback" not in done.stderr, done.stderr
+    assert re.match(rf"error: {small}/run/checkpoints/\d+: cannot be written \(", said)
+    assert FULL in said and said.endswith("; once it can be, the same command goes on")
 
 
 def test_a_run_on_a_full_disk_ends_in_one_line(small: Path, tmp_path: Path) -> None:

@@ -358,6 +358,13 @@ def test_shares_cover_everything_once(count: int, monkeypatch: pytest.MonkeyPatc
             "error: process 2 of 4: UNKNOWN: peer closed; if another process has ended, start all "
             "of them again, and they go on from the last checkpoint\n",
         ),
+        (
+            ValueError("UNKNOWN: Gloo AllGather failed: Connection reset by peer"),
+            1,
+            "error: process 2 of 4: UNKNOWN: Gloo AllGather failed: Connection reset by peer; if "
+            "another process has ended, start all of them again, and they go on from the last "
+            "checkpoint\n",
+        ),
     ],
 )
 def test_who_fails_alone_ends_at_once(

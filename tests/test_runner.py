@@ -292,6 +292,11 @@ def test_another_experiment_is_refused(uninterrupted: Run, workdir: Path) -> Non
     assert runs.contents(workdir) == before
 
 
+def test_no_name_of_a_folder_is_refused(images: Path) -> None:
+    with pytest.raises(InputError, match="workdir: found '', expected a folder"):
+        train.run(runs.experiment(images), "")
+
+
 def test_a_folder_of_something_else_is_refused(images: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(InputError, match=r"holds files but no config.json, expected a new folder"):

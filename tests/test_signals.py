@@ -4,7 +4,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+import time
 from pathlib import Path
 
 import pytest
@@ -31,24 +31,6 @@ def test_a_signal_is_collected(number: signal.Signals) -> None:
     assert Stopped(number, 3).signal_number == number
 
 
-@pytest.fixture
-def _not_ignored() -> Iterator[None]:
-    """Whoever runs the tests may have an interrupt ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("_not_ignored")
-@pytest.mark.parametrize("first", STOPS)
-def test_a_second_signal_acts_at_once(first: signal.Signals) -> None:
-    with collected() as received, pytest.raises(KeyboardInterrupt):
-        received.nothing_to_save = False
-        send(first)
-        assert received == [first]
-        send(signal.SIGINT)
-
-
 def test_handlers_come_back_after_an_error() -> None:
     before = [signal.getsignal(number) for number in STOPS]
     with pytest.raises(ValueError, match="broken"), collected():
@@ -72,8 +54,9 @@ def test_outside_the_main_thread_nothing_is_collected() -> None:
 
 
 BUSY = """
-import hashlib, sys
+import hashlib, signal, sys
 from train.signals import collected
+signal.signal(signal.SIGUSR1, lambda number, frame: None)
 with collected() as received:
     received.nothing_to_save = sys.argv[1] == "nothing"
     print("busy", flush=True)
@@ -92,6 +75,22 @@ def test_before_the_first_step_a_signal_ends_the_process(number: signal.Signals)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     assert said.splitlines()[-1] == "stopped before its first step; the same command goes on"
+
+
+@pytest.mark.parametrize("number", STOPS)
+def test_a_second_signal_ends_the_process(number: signal.Signals) -> None:
+    """However soon it comes, while the main thread computes."""
+    command = [sys.executable, "-c", BUSY, "something", str(10**9)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=-1, stderr=-1, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "busy\n"
+        process.send_signal(number)
+        process.send_signal(signal.SIGUSR1)  # another signal is none of the two
+        time.sleep(0.2)
+        assert process.poll() is None
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert said == "stopped at once; the same command goes on from the last checkpoint, if any\n"
 
 
 @pytest.mark.parametrize("number", STOPS)

@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -105,8 +105,15 @@ def _say_plainly() -> None:
     logger.handlers = [logging.StreamHandler()]
     logger.propagate = False
     logger.setLevel(logging.INFO)
-    # Orbax says through absl that a save waits for the one before it.
-    logging.getLogger("absl").setLevel(logging.ERROR)
+    # Orbax says through absl that a save waits for the one before it, and prints pages about one
+    # that fails, which ends in a line of ours.
+    logging.getLogger("absl").setLevel(logging.CRITICAL)
+
+
+def _unraisable(unraisable: Any) -> None:
+    """Python's own, but for what tensorstore says of a save that has failed already."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def _listing() -> str:
@@ -124,4 +131,5 @@ def _listing() -> str:
 
 
 if __name__ == "__main__":
+    sys.unraisablehook = _unraisable
     sys.exit(main())

@@ -162,6 +162,8 @@ def check_workdir(experiment: Experiment, workdir: str) -> None:
     Raises:
         InputError: it holds another experiment, or files that are no run's.
     """
+    if not workdir.strip():
+        raise InputError(f"workdir: found {workdir!r}, expected a folder")
     path = epath.Path(workdir)
     try:
         path.exists()

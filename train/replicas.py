@@ -186,7 +186,7 @@ def _tidy(checkpoints: Checkpoints, step: int) -> None:
             if other > step:
                 in_the_way.append(other)
         except BrokenCheckpoint as error:
-            logger.warning("%s", error)
+            checkpoints.say_broken(other, error)
             in_the_way.append(other)
     for other in in_the_way:
         checkpoints.set_aside(other)

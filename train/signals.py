@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 from memjax import hosts
@@ -42,8 +42,8 @@ class Signals(list[int]):
 def collected() -> Iterator[Signals]:
     """The SIGTERMs and SIGINTs that arrive, instead of their usual effect.
 
-    A second signal acts at once. Outside the main thread, where Python handles no signals, none is
-    collected.
+    A second signal ends the process at once. Outside the main thread, where Python handles no
+    signals, none is collected.
 
     Of several processes SIGTERM is left to jax, which tells the others; a SIGINT becomes one, so
     that all stop at the same step.
@@ -66,7 +66,7 @@ def collected() -> Iterator[Signals]:
         with contextlib.suppress(ValueError):  # not the main thread
             for stop in stops:
                 previous[stop] = signal.signal(stop, remember)
-            stack.enter_context(_watched(received))
+            stack.enter_context(_watched(received, stops))
         try:
             yield received
         finally:
@@ -75,21 +75,27 @@ def collected() -> Iterator[Signals]:
 
 
 @contextlib.contextmanager
-def _watched(received: Signals) -> Iterator[None]:
-    """End the process at a signal for as long as there is nothing to save.
+def _watched(received: Signals, stops: Collection[int]) -> Iterator[None]:
+    """End the process at a signal while there is nothing to save, and at a second one.
 
-    Python's own handlers wait for the main thread, and that for XLA, which compiles for a minute.
+    Python's own handlers wait for the main thread, and that for XLA, which compiles for a minute
+    and computes for seconds; two signals that arrive meanwhile are one to them.
     """
     reads, writes = os.pipe()
     os.set_blocking(writes, False)
     before = signal.set_wakeup_fd(writes, warn_on_full_buffer=False)
 
     def watch() -> None:
-        while number := os.read(reads, 1):
-            if received.nothing_to_save and not (number[0] == signal.SIGINT and _interactive()):
-                sys.stderr.write("stopped before its first step; the same command goes on\n")
-                sys.stderr.flush()
-                os._exit(128 + number[0])
+        arrived = 0
+        while byte := os.read(reads, 1):
+            number = byte[0]
+            if number not in stops or (number == signal.SIGINT and _interactive()):
+                continue
+            arrived += 1
+            if received.nothing_to_save:
+                _end(number, "before its first step; the same command goes on")
+            elif arrived > 1:
+                _end(number, "at once; the same command goes on from the last checkpoint, if any")
         os.close(reads)
 
     threading.Thread(target=watch, name="signals", daemon=True).start()
@@ -98,6 +104,12 @@ def _watched(received: Signals) -> Iterator[None]:
     finally:
         signal.set_wakeup_fd(before)
         os.close(writes)
+
+
+def _end(number: int, how: str) -> None:
+    sys.stderr.write(f"stopped {how}\n")
+    sys.stderr.flush()
+    os._exit(128 + number)
 
 
 def _interactive() -> bool:
