@@ -149,7 +149,7 @@ def test_nothing_is_set_aside_before_all_has_been_looked_at() -> None:
 
     class Found:
         def __init__(self, unread: int) -> None:
-            self.unread, self.aside = unread, list[int]()
+            self.unread, self.aside, self.said = unread, list[int](), list[int]()
 
         def steps(self) -> list[int]:
             return [1, 2, 3]
@@ -160,6 +160,9 @@ def test_nothing_is_set_aside_before_all_has_been_looked_at() -> None:
             if step == self.unread:
                 raise InputError("3: cannot be read; nothing was changed")
 
+        def say_broken(self, step: int, error: BrokenCheckpoint) -> None:
+            self.said.append(step)
+
         def set_aside(self, step: int) -> None:
             self.aside.append(step)
 
@@ -169,7 +172,7 @@ def test_nothing_is_set_aside_before_all_has_been_looked_at() -> None:
     assert found.aside == []
     found = Found(unread=4)
     replicas._tidy(cast(Checkpoints, found), 2)
-    assert found.aside == [1, 3]
+    assert found.aside == [1, 3] and found.said == [1]
 
 
 def test_several_devices(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
