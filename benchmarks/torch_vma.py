@@ -2,7 +2,7 @@
 
 Same layers, same sizes, same parameters (`load`), same objective. What depends on the memory alone
 is computed once for its M images here too. Channels come last in memory, which is what PyTorch's
-convolutions on CPUs are fastest with. The only module that imports torch.
+convolutions on CPUs are fastest with. It imports torch.
 """
 
 import itertools
@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks import torch_common
+from benchmarks.torch_common import tensor
 from memjax.convolution import layer_shapes
 from memjax.models.vma import VMA
 
@@ -141,7 +143,7 @@ class TorchVMA(nn.Module):
     def load(self, params: Weights) -> None:
         """Take the parameters `params` of the model in jax."""
         with torch.no_grad():
-            self.prior_query.copy_(_tensor(params["prior_query"]))
+            self.prior_query.copy_(tensor(params["prior_query"]))
             _load(self, params["networks"])
 
 
@@ -149,7 +151,7 @@ def vimco(log_weights: Tensor, log_score: Tensor) -> Tensor:
     """`objectives.vimco` with the arithmetic baseline: `[K, B]` -> `[B]`."""
     num_samples = len(log_weights)
     bound = torch.logsumexp(log_weights, 0) - math.log(num_samples)
-    itself = torch.eye(num_samples, dtype=torch.bool)[..., None]
+    itself = torch.eye(num_samples, dtype=torch.bool, device=log_weights.device)[..., None]
     others = torch.where(itself, -math.inf, log_weights.detach()[None])
     baseline = torch.logsumexp(others, 1) - math.log(num_samples - 1)
     signal = bound.detach() - baseline
@@ -168,10 +170,11 @@ class TorchSteps:
             images: `[C, N, H, W]` uint8, N drawings of each of C classes.
             compiled: by `torch.compile`, else eager.
         """
-        module = TorchVMA(model)
+        self._device = torch_common.device()
+        module: Any = TorchVMA(model)
         module.load(params)
-        self._module = module.to(memory_format=torch.channels_last)
-        self._images, self._latent = torch.from_numpy(images), model.latent
+        self._module = module.to(self._device, memory_format=torch.channels_last)
+        self._images, self._latent = torch.from_numpy(images).to(self._device), model.latent
         self._optimizer = torch.optim.Adam(module.parameters(), lr=3e-4, fused=True)
         self._loss: Callable[..., Tensor] = self._objective
         if compiled:
@@ -180,13 +183,16 @@ class TorchSteps:
 
     def seconds(self, count: int) -> float:
         """Take `count` steps; returns how long they took."""
+        torch_common.wait(self._device)
         started = time.monotonic()
         for _ in range(count):
             context, targets = self._episode()
-            loss = self._loss(targets, context, torch.randn(4, len(targets), self._latent))
+            noise = torch.randn(4, len(targets), self._latent, device=self._device)
+            loss = self._loss(targets, context, noise)
             self._optimizer.zero_grad()
             loss.backward()
             self._optimizer.step()
+        torch_common.wait(self._device)
         return time.monotonic() - started
 
     def _objective(self, images: Tensor, context: Tensor, noise: Tensor) -> Tensor:
@@ -194,11 +200,11 @@ class TorchSteps:
 
     def _episode(self) -> tuple[Tensor, Tensor]:
         """8 classes, 4 drawings of each in memory and 4 others as targets: `[32, 1, H, W]` each."""
-        classes = torch.randperm(len(self._images))[:8]
-        drawings = torch.rand(8, self._images.shape[1]).argsort(1)[:, :8]
+        classes = torch.randperm(len(self._images), device=self._device)[:8]
+        drawings = torch.rand(8, self._images.shape[1], device=self._device).argsort(1)[:, :8]
         images = self._images[classes[:, None], drawings].float()
-        context, targets = images[:, :4], images[:, 4:]
-        return tuple(part.flatten(0, 1)[:, None].contiguous() for part in (context, targets))
+        context, targets = (part.flatten(0, 1)[:, None] for part in images.split(4, 1))
+        return context.contiguous(), targets.contiguous()
 
 
 def _mlp(*features: int) -> nn.Sequential:
@@ -228,9 +234,9 @@ def _load(module: Any, params: Weights) -> None:
         elif isinstance(value, Mapping):
             _load(getattr(module, name), value)
         elif name == "kernel":
-            module.weight.copy_(_kernel(module, _tensor(value)))
+            module.weight.copy_(_kernel(module, tensor(value)))
         else:
-            module.bias.copy_(_tensor(value))
+            module.bias.copy_(tensor(value))
 
 
 def _kernel(module: nn.Module, kernel: Tensor) -> Tensor:
@@ -238,7 +244,3 @@ def _kernel(module: nn.Module, kernel: Tensor) -> Tensor:
         return kernel.T
     transposed = isinstance(module, nn.ConvTranspose2d)
     return kernel.permute(2, 3, 0, 1) if transposed else kernel.permute(3, 2, 0, 1)
-
-
-def _tensor(array: Any) -> Tensor:
-    return torch.from_numpy(np.array(array))

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from benchmarks import torch_common
+from benchmarks.torch_common import tensor
 from memjax.models.writer import Writer
 
 Weights = Mapping[str, Any]
@@ -39,8 +41,9 @@ class TorchWriter(nn.Module):
     def forward(self, images: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """log p(x | z) and the KL, each `[B]`, of images `[B, pixels]` and noise `[T, B, D]`."""
         of_image = self.encoder_of_image(images)
-        canvas, kl = torch.zeros_like(images), torch.zeros(len(images))
-        states = {name: torch.zeros(2, len(images), units) for name, units in self.units.items()}
+        canvas, kl = torch.zeros_like(images), images.new_zeros(len(images))
+        shapes = {name: (2, len(images), units) for name, units in self.units.items()}
+        states = {name: images.new_zeros(shape) for name, shape in shapes.items()}
         (h_enc, c_enc), (h_dec, c_dec) = states["encoder"], states["decoder"]
         for t in range(self.steps):
             gates = of_image + self.encoder_of_canvas(images - torch.sigmoid(canvas))
@@ -60,9 +63,9 @@ class TorchWriter(nn.Module):
         with torch.no_grad():
             for name, values in params.items():
                 layer = getattr(self, name)
-                layer.weight.copy_(_tensor(values["kernel"]).T)
+                layer.weight.copy_(tensor(values["kernel"]).T)
                 if "bias" in values:
-                    layer.bias.copy_(_tensor(values["bias"]))
+                    layer.bias.copy_(tensor(values["bias"]))
 
 
 class TorchSteps:
@@ -80,9 +83,11 @@ class TorchSteps:
             batch_size: B.
             compiled: by `torch.compile`, else eager.
         """
-        self._module = TorchWriter(model, images.shape[1])
-        self._module.load(params)
-        self._images, self._batch_size = torch.from_numpy(images), batch_size
+        self._device = torch_common.device()
+        module = TorchWriter(model, images.shape[1])
+        module.load(params)
+        self._module = module.to(self._device)
+        self._images, self._batch_size = torch.from_numpy(images).to(self._device), batch_size
         self._noise = (model.steps, batch_size, model.latent)
         self._optimizer = torch.optim.Adam(self._module.parameters(), lr=1e-3, fused=True)
         self._loss: Callable[..., Tensor] = self._objective
@@ -92,14 +97,18 @@ class TorchSteps:
 
     def seconds(self, count: int) -> float:
         """Take `count` steps; returns how long they took."""
+        torch_common.wait(self._device)
         started = time.monotonic()
         for _ in range(count):
-            chosen = torch.randint(len(self._images), (self._batch_size,))
-            loss = self._loss(self._images[chosen].float(), torch.randn(self._noise))
+            place = (self._batch_size,)
+            chosen = torch.randint(len(self._images), place, device=self._device)
+            noise = torch.randn(self._noise, device=self._device)
+            loss = self._loss(self._images[chosen].float(), noise)
             self._optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self._module.parameters(), 5.0)
             self._optimizer.step()
+        torch_common.wait(self._device)
         return time.monotonic() - started
 
     def _objective(self, images: Tensor, noise: Tensor) -> Tensor:
@@ -111,7 +120,3 @@ def _lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:
     entering, kept, candidate, shown = gates.chunk(4, dim=-1)
     cell = torch.sigmoid(kept) * cell + torch.sigmoid(entering) * torch.tanh(candidate)
     return torch.sigmoid(shown) * torch.tanh(cell), cell
-
-
-def _tensor(array: Any) -> Tensor:
-    return torch.from_numpy(np.array(array))
