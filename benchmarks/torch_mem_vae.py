@@ -1,0 +1,244 @@
+"""MEM-VAE of `memjax.models.mem_vae` in PyTorch, a rival of `python -m benchmarks`.
+
+Same layers, same sizes, same parameters (`load`), same batch norm, same objective. The moving
+variances of batch norm, which training does not read, are PyTorch's own, over n - 1. It imports
+torch.
+"""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from benchmarks import torch_common
+from benchmarks.torch_common import tensor
+from memjax.config import OptimizerConfig
+from memjax.models.mem_vae import MemVAE
+
+Weights = Mapping[str, Any]
+
+
+class Hidden(nn.Module):
+    """Linear -> batch norm -> scale and shift -> ReLU, of `[N, D_in]`."""
+
+    mean: Tensor
+    variance: Tensor
+
+    def __init__(self, inputs: int, units: int, model: MemVAE):
+        super().__init__()
+        self.dense = nn.Linear(inputs, units)
+        self.scale, self.shift = nn.Parameter(torch.ones(units)), nn.Parameter(torch.zeros(units))
+        self.register_buffer("mean", torch.zeros(units))
+        self.register_buffer("variance", torch.ones(units))
+        self.momentum, self.epsilon = 1 - model.batch_norm_momentum, model.batch_norm_epsilon
+
+    def forward(self, x: Tensor, record: bool = True) -> Tensor:
+        """`[N, D]`; `record` moves the kept statistics."""
+        return functional.relu(self._norm(self.dense(x), record, self.scale, self.shift))
+
+    def with_normalised(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The output, and what it is before scale and shift, both `[N, D]`."""
+        normalised = self._norm(self.dense(x), True)
+        return functional.relu(torch.addcmul(self.shift, normalised, self.scale)), normalised
+
+    def _norm(
+        self, h: Tensor, record: bool, scale: Tensor | None = None, shift: Tensor | None = None
+    ) -> Tensor:
+        mean, variance = (self.mean, self.variance) if record else (None, None)
+        given = (h, mean, variance, scale, shift)
+        return functional.batch_norm(*given, True, self.momentum, self.epsilon)
+
+
+class Memory(nn.Module):
+    """Slots that are read by a sigmoid attention and composed element by element, then ReLU."""
+
+    def __init__(self, units: int, slots: int):
+        super().__init__()
+        self.slot_keys = nn.Parameter(torch.empty(units, slots))
+        self.slot_bias = nn.Parameter(torch.empty(slots))
+        self.slots = nn.Parameter(torch.empty(slots, units))
+        self.a, self.c = (nn.Parameter(torch.empty(4, units)) for _ in range(2))
+        self.b = nn.Parameter(torch.empty(units))
+
+    def forward(self, h_g: Tensor) -> Tensor:
+        """`[N, D]` -> `[N, D]`."""
+        h_m = torch.sigmoid(torch.addmm(self.slot_bias, h_g, self.slot_keys)) @ self.slots
+        product = h_g * h_m
+        a, c = self.a, self.c
+        linear = a[0] + a[1] * h_m + a[2] * h_g + a[3] * product
+        gate = torch.sigmoid(c[0] + c[1] * h_m + c[2] * h_g + c[3] * product)
+        return functional.relu(linear + self.b * gate)
+
+
+class TorchMemVAE(nn.Module):
+    """The model as its defaults have it, but for its sizes: Bernoulli pixels, memory, batch norm.
+
+    Layers are ordered from the image up.
+    """
+
+    def __init__(self, model: MemVAE):
+        """Take the sizes of `model`."""
+        super().__init__()
+        assert model.image_shape is not None and all(model.slots)
+        assert model.batch_norm and model.local_reconstruction
+        pixels, hidden = math.prod(model.image_shape), model.hidden
+        self.latent, self.local = model.latent, model.local_reconstruction
+        self.epsilon = model.batch_norm_epsilon
+        below, above = (pixels, *hidden[:-1]), (*hidden[1:], model.latent)
+        self.recognition, self.generative = (
+            nn.ModuleList(Hidden(i, n, model) for i, n in zip(inputs, hidden, strict=True))
+            for inputs in (below, above)
+        )
+        slots = zip(hidden, model.slots, strict=True)
+        self.memory = nn.ModuleList(Memory(units, count) for units, count in slots)
+        self.posterior_mean = nn.Linear(hidden[-1], model.latent)
+        self.posterior_log_variance = nn.Linear(hidden[-1], model.latent)
+        self.image_mean = nn.Linear(hidden[0], pixels)
+
+    def forward(self, images: Tensor, noise: Tensor, local_noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Log weights `[K, B]` and the penalty `[B]` of a training batch.
+
+        Args:
+            images: `[B, pixels]`.
+            noise: `[K, B, D]`, of z.
+            local_noise: `[K, B, D]`, of the z of the local reconstruction error.
+        """
+        h, normalised = images, []
+        for layer in self.recognition:
+            assert isinstance(layer, Hidden)
+            h, before = layer.with_normalised(h)
+            normalised.append(before)
+        mean, log_variance = self.posterior_mean(h), self.posterior_log_variance(h)
+        deviation = torch.exp(0.5 * log_variance)
+        z = mean + deviation * noise
+        logits = self.image_mean(self._decode(z)[0]).reshape(*noise.shape[:2], -1)
+        target = images.expand_as(logits)
+        loss = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+        # The constants of log p(z) and log q(z | x) cancel.
+        log_ratio = 0.5 * (noise.square() + log_variance - z.square()).sum(-1)
+        other = self._decode(mean + deviation * local_noise, record=False)
+        return log_ratio - loss.sum(-1), self._local_error(normalised, other, len(noise))
+
+    def load(self, params: Weights) -> None:
+        """Take the parameters `params` of the model in jax."""
+        with torch.no_grad():
+            for name, values in params.items():
+                kind, _, number = name.rpartition("_")
+                kind = "memory" if kind == "compose" else kind
+                numbered = number.isdigit()
+                _load(getattr(self, kind)[int(number)] if numbered else getattr(self, name), values)
+
+    def _decode(self, z: Tensor, record: bool = True) -> list[Tensor]:
+        """The hidden layers `[K * B, D]` of z `[K, B, D]`."""
+        h, outputs = z.flatten(0, 1), []
+        for layer, memory in zip(reversed(self.generative), reversed(self.memory), strict=True):
+            h = memory(layer(h, record))
+            outputs.append(h)
+        return outputs[::-1]
+
+    def _local_error(
+        self, normalised: list[Tensor], outputs: list[Tensor], num_samples: int
+    ) -> Tensor:
+        error = torch.zeros_like(normalised[0][:, 0])
+        for weight, of_image, output in zip(self.local, normalised, outputs, strict=True):
+            of_z = functional.batch_norm(output, None, None, training=True, eps=self.epsilon)
+            of_z = of_z.unflatten(0, (num_samples, -1)).mean(0)
+            error = error + weight * (of_image - of_z).square().mean(-1)
+        return error
+
+
+def bound(log_weights: Tensor) -> Tensor:
+    """`bounds.iwae_bound`: `[K, B]` -> `[B]`."""
+    return torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
+
+
+class Optimizer:
+    """Clipping and fused Adam, of `training.make_optimizer` in its first epochs."""
+
+    def __init__(self, parameters: list[nn.Parameter], fields: OptimizerConfig):
+        self._parameters, self._fields = parameters, fields
+        self._adam = torch.optim.Adam(
+            parameters,
+            lr=fields.learning_rate,
+            betas=(fields.b1, fields.b2),
+            eps=fields.epsilon,
+            fused=True,
+        )
+
+    def step(self, loss: Tensor) -> None:
+        """Go down the gradient of a loss."""
+        self._adam.zero_grad()
+        loss.backward()
+        if self._fields.clip_global_norm:
+            nn.utils.clip_grad_norm_(self._parameters, self._fields.clip_global_norm)
+        if self._fields.clip_element:
+            nn.utils.clip_grad_value_(self._parameters, self._fields.clip_element)
+        self._adam.step()
+
+
+class TorchSteps:
+    """The model in training, whose steps can be timed."""
+
+    def __init__(
+        self,
+        model: MemVAE,
+        params: Weights,
+        images: np.ndarray,
+        optimizer: OptimizerConfig,
+        shape: tuple[int, int],
+        compiled: bool,
+    ):
+        """Compile, take three steps.
+
+        Args:
+            model: whose sizes are taken.
+            params: where training starts.
+            images: `[N, pixels]` uint8 of zeros and ones, binarised anew in each step.
+            optimizer: its fields; the learning rate stays that of the first epochs.
+            shape: (K, B).
+            compiled: by `torch.compile`, else eager.
+        """
+        self._device = torch_common.device()
+        module = TorchMemVAE(model)
+        module.load(params)
+        self._module = module.to(self._device)
+        self._images = torch.from_numpy(images).to(self._device)
+        self._noise, self._batch_size = (2, *shape, model.latent), shape[1]
+        self._optimizer = Optimizer(list(self._module.parameters()), optimizer)
+        self._loss: Callable[..., Tensor] = self._objective
+        if compiled:
+            self._loss = torch.compile(self._objective)
+        self.seconds(3)
+
+    def seconds(self, count: int) -> float:
+        """Take `count` steps; returns how long they took."""
+        torch_common.wait(self._device)
+        started = time.monotonic()
+        for _ in range(count):
+            place = (self._batch_size,)
+            chosen = torch.randint(len(self._images), place, device=self._device)
+            images = torch.bernoulli(self._images[chosen].float())
+            noise = torch.randn(self._noise, device=self._device)
+            self._optimizer.step(self._loss(images, *noise))
+        torch_common.wait(self._device)
+        return time.monotonic() - started
+
+    def _objective(self, images: Tensor, noise: Tensor, local_noise: Tensor) -> Tensor:
+        log_weights, penalty = self._module(images, noise, local_noise)
+        return -(bound(log_weights) - penalty).mean()
+
+
+def _load(module: Any, values: Weights) -> None:
+    """Parameters of one layer; a dense layer's kernel is transposed."""
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            _load(getattr(module, name), value)
+        elif name == "kernel":
+            module.weight.copy_(tensor(value).T)
+        else:
+            getattr(module, name).copy_(tensor(value))

@@ -1,0 +1,100 @@
+"""PyTorch's rivals of the benchmarks are the same models, with the same objectives and steps."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from memjax import configs, training
+from memjax.models.mem_vae import MemVAE
+from memjax.objectives import pathwise
+from memjax.sampling import sample_terms
+from memjax.types import Terms
+from tests import tiny
+from tests.mem_vae_by_hand import draw_noise
+
+torch = pytest.importorskip("torch")
+
+B, K = 7, 5
+MEM_VAE = tiny.mem_vae(batch_axes=("samples",))
+
+
+def copied(array: Any) -> Any:
+    return torch.from_numpy(np.array(array, np.float32))
+
+
+def rival(model: MemVAE) -> Any:
+    from benchmarks.torch_mem_vae import TorchMemVAE
+
+    made = TorchMemVAE(model)
+    made.load(tiny.variables(MEM_VAE)["params"])
+    return made
+
+
+def noise_of(keys: jax.Array) -> list[Any]:
+    latent = tiny.SIZES["latent"]
+    assert isinstance(latent, int)
+    return [copied(draw_noise(keys, latent, other)) for other in (False, True)]
+
+
+def loss_of_ours(params: Any, keys: jax.Array) -> tuple[jax.Array, Terms]:
+    variables = {**tiny.variables(MEM_VAE), "params": params}
+    terms, _ = sample_terms(MEM_VAE, variables, tiny.batch(B), keys, True)
+    return -pathwise(terms).mean(), terms
+
+
+def test_mem_vae_has_the_same_bound_penalty_and_gradient() -> None:
+    from benchmarks.torch_mem_vae import bound
+
+    params, keys = tiny.variables(MEM_VAE)["params"], tiny.keys(tiny.batch(B), K)
+    theirs = rival(MEM_VAE)
+    numbers = sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert sum(one.numel() for one in theirs.parameters()) == numbers
+    graded = tiny.quick_jit(jax.value_and_grad(loss_of_ours, has_aux=True))
+    (loss, terms), gradient = graded(params, keys)
+    images = copied(tiny.batch(B).images).flatten(1)
+    log_weights, penalty = theirs(images, *noise_of(keys))
+    np.testing.assert_allclose(log_weights.detach(), terms.log_weights, rtol=1e-5)
+    np.testing.assert_allclose(penalty.detach(), terms.penalty[0], rtol=1e-5)
+    found = -(bound(log_weights) - penalty).mean()
+    np.testing.assert_allclose(found.item(), loss, rtol=1e-5)
+    found.backward()
+    # The gradients of ours, in the rival's order.
+    ordered = rival(MEM_VAE)
+    ordered.load(gradient)
+    for (name, one), expected in zip(theirs.named_parameters(), ordered.parameters(), strict=True):
+        np.testing.assert_allclose(one.grad, expected.detach(), rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+def test_moving_means_move_once() -> None:
+    from benchmarks.torch_mem_vae import Hidden
+
+    layer = Hidden(3, 2, MEM_VAE)
+    x = torch.arange(12.0).reshape(4, 3)
+    expected = 0.01 * layer.dense(x).detach().mean(0)
+    layer(x)
+    layer(x, record=False)
+    np.testing.assert_allclose(layer.mean, expected, rtol=1e-5)
+
+
+def test_the_optimiser_takes_the_same_steps() -> None:
+    from benchmarks.torch_mem_vae import Optimizer
+
+    fields = configs.get("mem_vae_mnist").optimizer
+    start = np.linspace(-1, 1, 5, dtype=np.float32)
+    # Of a norm above the limit, with an element that is still too large when that is kept.
+    slopes = np.array([[0.3, -9.0, 1.0, 0.0, 2.0], [0.1, 0.2, -0.3, 0.4, 0.5]], np.float32)
+    ours = training.make_optimizer(**dataclasses.asdict(fields), steps_per_epoch=10)
+    params = jnp.asarray(start)
+    state = ours.init(params)
+    theirs = torch.nn.Parameter(copied(start))
+    optimizer = Optimizer([theirs], fields)
+    for slope in slopes:
+        updates, state = ours.update(jnp.asarray(slope), state, params)
+        params = optax.apply_updates(params, updates)
+        optimizer.step((theirs * copied(slope)).sum())
+        np.testing.assert_allclose(theirs.detach(), params, rtol=1e-5)
