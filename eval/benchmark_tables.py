@@ -1,5 +1,7 @@
 """The tables and the picture of benchmarks, from their records: seconds and memory of a step."""
 
+import statistics
+
 from etils import epath
 
 from memjax import plots
@@ -15,6 +17,8 @@ TIMES = {
     "step_seconds_torch_eager": "a step of the same model in PyTorch, eager",
     "step_seconds_torch_compiled": "a step of the same model in PyTorch, compiled",
 }
+RATIO = "ratio"  # of python -m benchmarks
+RIVALS = ("torch_eager", "torch_compile", "pythae", "limit", "ours_float32", "limit_float32")
 OVER_ENTRIES = "step_seconds_by_memory"  # curves of benchmarks.addressing
 OVER_SEEDS = "step_seconds_by_seeds"  # of benchmarks.training
 OVER_STEPS = "gradient_gib_by_steps"  # curves of benchmarks.writing
@@ -24,7 +28,7 @@ Curves = dict[str, dict[float, float]]
 def tables(found: list[Record]) -> list[str]:
     """Markdown of every table that there are records for."""
     over_others = (_over_seeds(found), _over_entries(found), *_crossings(found), _over_steps(found))
-    made = (_times(found), *over_others)
+    made = (_ratios(found), _times(found), *over_others)
     return [table for table in made if table]
 
 
@@ -40,13 +44,77 @@ def draw(found: list[Record], folder: epath.Path) -> list[str]:
     return [f"![Seconds of a step over the number of entries in memory]({picture})"]
 
 
+def _ratios(found: list[Record]) -> str:
+    """What has rivals beside them, each device and precision apart."""
+    head = ("job", "rival", "ours", "rival's", "ratio", "device", "precision", "commit")
+    rows = [
+        (
+            f"`{one.protocol['job']}`" + _changed(one),
+            str(one.protocol["rival"]),
+            _seconds(one.protocol["ours_seconds"]),
+            _seconds(one.protocol["rival_seconds"]),
+            f"{one.value or 0.0:.2f}",
+            str(one.protocol["device"]),
+            str(one.protocol["precision"]),
+            commit(one.commit, one.dirty),
+        )
+        for one in _newest_ratios(found)
+    ]
+    title = (
+        "Seconds of a training step and of its rivals, medians of alternating rounds; the ratio is "
+        "the rival's by ours, and `limit` the step's matrix products alone:"
+    )
+    return table(title, head, rows)
+
+
+def short(found: list[Record]) -> list[str]:
+    """The same with a row for each job, of ratios alone."""
+    rows: dict[tuple[str, ...], dict[str, Record]] = {}
+    for one in _newest_ratios(found):
+        names = (f"`{one.protocol['job']}`" + _changed(one), str(one.protocol["precision"]))
+        row = rows.setdefault((*names, str(one.protocol["device"])), {})
+        row[str(one.protocol["rival"])] = one
+    rivals = sorted({rival for row in rows.values() for rival in row}, key=_order)
+    made = [
+        (
+            *names[:2],
+            _seconds(statistics.median(one.protocol["ours_seconds"] for one in row.values())),
+            *(f"{row[rival].value or 0.0:.2f}" if rival in row else DASH for rival in rivals),
+            names[2],
+        )
+        for names, row in rows.items()
+    ]
+    title = (
+        "Seconds of ours, and those of its rivals as multiples, above 1 where ours is faster. "
+        "`limit` is its matrix products alone, with nothing around them:"
+    )
+    head = ("job", "precision", "ours", *(f"`{one}`" for one in rivals), "device")
+    shown = table(title, head, made)
+    return [shown] if shown else []
+
+
+def _newest_ratios(found: list[Record]) -> list[Record]:
+    names = ("job", "rival", "device", "precision", "changed")
+    # The newest of each, whatever its number of rounds.
+    newest = {
+        tuple(str(one.protocol.get(name)) for name in names): one
+        for one in found
+        if one.metric == RATIO
+    }
+    return list(newest.values())
+
+
+def _order(rival: str) -> tuple[int, str]:
+    return (RIVALS.index(rival) if rival in RIVALS else len(RIVALS), rival)
+
+
 def _times(found: list[Record]) -> str:
     head = ("experiment", "what", "seconds", "rounds", "hardware", "commit")
     # The newest of each, whatever its number of rounds.
     newest = {
         (one.experiment, one.metric, str(one.protocol.get("changed"))): one
         for one in found
-        if one.task == "benchmark" and one.value is not None
+        if one.task == "benchmark" and one.metric != RATIO and one.value is not None
     }
     rows = [
         (

@@ -34,11 +34,14 @@ _OF_METRICS: dict[str, tuple[str, ...]] = {
     "nll_cost": ("disabled",),
     "step_seconds_by_memory": ("curve",),
     "gradient_gib_by_steps": ("changed",),
+    "ratio": ("job", "rival", "device", "ours_seconds", "rival_seconds", "precision"),
 }
 _COUNTS = ("ways", "shots", "episodes", "num_targets", "memory_size", "passes", "batch_size")
 _KINDS: dict[str, Any] = {
     **dict.fromkeys((*_COUNTS, "layer"), int),
     **dict.fromkeys(("memory", "mask", "shots_counted", "curve", "baseline"), str),
+    **dict.fromkeys(("job", "rival", "device"), str),
+    **dict.fromkeys(("ours_seconds", "rival_seconds"), float),
     **dict.fromkeys(("batch_norm", "precision", "split_order"), str | None),
     **dict.fromkeys(("replacement", "given_labels"), bool),
     **dict.fromkeys(("image_size", "disabled"), list[int]),

@@ -78,6 +78,9 @@ class Record:
         protocol = dict(self.protocol)
         if self.metric != "nll_gain":  # what is measured beside a baseline does not depend on it
             protocol.pop("baseline", None)
+        if self.metric == "ratio":  # what was measured beside it is no part of what it is
+            for name in ("ours_seconds", "rival_seconds"):
+                protocol.pop(name, None)
         what = [self.experiment, self.task, self.dataset, self.split, self.metric]
         how = [self.seeds, self.num_samples, self.num_images, self.epochs, protocol]
         return json.dumps([*what, *how], sort_keys=True)

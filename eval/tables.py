@@ -90,6 +90,7 @@ def tables(results: str = "results", readme: str | None = None) -> str:
             *ablation_tables.tables(found),
             *memory_tables.tables(found, short=True),
             *writer_tables.tables(found),
+            *benchmark_tables.short(found),
         ]
         insert(epath.Path(readme), "\n\n".join([likelihoods, *of_others]))
     print(folder / "README.md")

@@ -845,6 +845,10 @@ def _bad_records() -> Iterator[tuple[str, Any]]:
         **{"ways": 2, "shots": 1, "shots_counted": "total", "replacement": True},
         **{"image_size": [28, 28, 1], "memory_size": 2, "episodes": 5},
     }
+    ratio = {
+        **{"job": "mem_vae_mnist", "rival": "limit", "device": "a core", "precision": "float32"},
+        **{"ours_seconds": 1.0, "rival_seconds": 2.0},
+    }
     of_tasks: dict[tuple[str, str], list[dict[str, Any]]] = {
         ("recall", "nll"): [{}, {"memory_size": 0}, {"memory_size": "256"}, {"memory_size": -1}],
         ("memory", "kl_address"): [{}, {"memory": "learned"}, {"memory": 5, "memory_size": 2}],
@@ -867,6 +871,12 @@ def _bad_records() -> Iterator[tuple[str, Any]]:
         ("slots", "nll_cost"): [{"batch_norm": "pass", "disabled": 1}],
         ("benchmark", "step_seconds_by_memory"): [{}, {"curve": 5}],
         ("benchmark", "gradient_gib_by_steps"): [{}, {"changed": "all"}],
+        ("benchmark", "ratio"): [
+            {},
+            {**ratio, "rival": 5},
+            {**ratio, "ours_seconds": "few"},
+            {name: of for name, of in ratio.items() if name != "job"},
+        ],
     }
     for (task, metric), several in of_tasks.items():
         for i, protocol in enumerate(several):

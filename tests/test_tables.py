@@ -239,6 +239,33 @@ def test_times_of_changed_experiments_have_rows_of_their_own(results: Path) -> N
     ]
 
 
+def ratio(rival: str, value: float, **protocol: object) -> eval_records.Record:
+    said = {"job": "mem_vae_mnist", "rival": rival, "device": "2 cores", "precision": "float32"}
+    seconds = {"ours_seconds": 0.02, "rival_seconds": 0.02 * value}
+    return step_seconds(metric="ratio", value=value, protocol={**said, **seconds, **protocol})
+
+
+def test_rivals_have_a_row_each_and_in_the_readme_a_column(results: Path) -> None:
+    readme = results / "page.md"
+    readme.write_text("<!-- results: begin --><!-- results: end -->")
+    half = {"precision": "bfloat16", "ours_seconds": 0.01}
+    found = [ratio("limit", 0.5), ratio("torch_eager", 1.5), ratio("limit", 0.25, **half)]
+    eval_records.write(results / "made_up.json", [*found, ratio("limit", 0.6, rounds=9)])
+    page = tables(str(results), readme=str(readme))
+    rows = table_under(page, "Seconds of a training step and of its rivals")
+    assert [(row["rival"], row["precision"], row["rival's"], row["ratio"]) for row in rows] == [
+        ("limit", "float32", "0.012", "0.60"),
+        ("torch_eager", "float32", "0.03", "1.50"),
+        ("limit", "bfloat16", "0.005", "0.25"),
+    ]
+    short = table_under(readme.read_text(), "Seconds of ours")
+    assert [[*row.values()] for row in short] == [
+        ["`mem_vae_mnist`", "float32", "0.02", "1.50", "0.60", "2 cores"],
+        ["`mem_vae_mnist`", "bfloat16", "0.01", "-", "0.25", "2 cores"],
+    ]
+    assert "Times" not in page  # no row of the table of times
+
+
 def over_memory(curve: str, values: list[float]) -> eval_records.Record:
     return step_seconds(
         metric="step_seconds_by_memory",
