@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO_DIR ?= demo
 
-.PHONY: demo test reliability lint format lock clean
+.PHONY: demo test bench reliability lint format lock clean
 
 # Without data or network: scikit-learn's 8x8 digits. A second call finds the models trained.
 demo: $(VENV)/.runtime
@@ -17,6 +17,11 @@ demo: $(VENV)/.runtime
 
 test: lint
 	$(BIN)/python -m pytest tests -n auto --maxprocesses 8 --dist loadfile
+
+# Training steps beside the same in PyTorch and the machine's limit; python -m benchmarks --help.
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks
+	$(BIN)/python -m eval tables --readme README.md
 
 # Kills, long runs and broken inputs; at most half an hour of two cores. See results/README.md.
 reliability: $(VENV)/.test
@@ -39,6 +44,10 @@ $(VENV)/.runtime: requirements.lock
 
 $(VENV)/.test: requirements-test.lock $(VENV)/.runtime
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-test.lock
+	touch $@
+
+$(VENV)/.bench: requirements-bench.txt $(VENV)/.runtime
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	touch $@
 
 # The locks hold for every supported Python (markers choose); `setup.py` holds the ranges.

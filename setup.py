@@ -42,7 +42,7 @@ TEST = [
     "setuptools>=77",  # the wheel is built without network
 ]
 
-BENCH = ["torch>=2.4"]  # the rival of benchmarks.addressing and benchmarks.writing
+BENCH = ["torch>=2.4"]  # the rivals of the benchmarks; also in requirements-bench.txt
 
 setup(
     name="memjax",

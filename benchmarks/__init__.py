@@ -1,1 +1,1 @@
-"""Timings: `python -m benchmarks.training`."""
+"""Timings: `python -m benchmarks`, and its neighbours `.training`, `.addressing`, `.writing`."""

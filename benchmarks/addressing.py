@@ -1,9 +1,8 @@
-"""What a step of variational memory addressing costs: recall, PyTorch's, hard and soft.
+"""What a step of variational memory addressing costs: with skips and without, hard and soft.
 
-    python -m benchmarks.addressing                    the part of PyTorch needs: pip install torch
+    python -m benchmarks.addressing
 
 - `recall`: a step of vma_recall, with the decoder's skips and without.
-- `few_shot`: a step of vma_few_shot and of the same model in PyTorch, eager and compiled.
 - `memory`: a step of hard addressing and of soft attention over the number of entries.
 
 Images are random bits of the sizes that the data sets have, so no folder is needed; what a step
@@ -24,12 +23,10 @@ from benchmarks.timing import (
     check_rounds,
     random_bits,
     record,
-    rival_in_torch,
     rounded,
     rows,
     run,
     say,
-    with_torch,
 )
 from benchmarks.training import Epochs
 from eval import records
@@ -40,7 +37,7 @@ from memjax.config import Experiment
 from memjax.data import Episodes
 from memjax.errors import InputError
 
-Part = Literal["recall", "few_shot", "memory"]
+Part = Literal["recall", "memory"]
 Kind = Literal["convolutional", "dense"]
 SIZES = (16, 32, 48, 64, 128, 256, 512, 1024, 2500)
 CURVES = "step_seconds_by_memory"
@@ -57,34 +54,6 @@ def recall(rounds: int) -> list[Record]:
         record(one, "step_seconds", times)
         for one, times in zip((base, without), found, strict=True)
     ]
-
-
-def few_shot(maps: Sequence[int], rounds: int) -> list[Record]:
-    """A step of vma_few_shot with so many maps, and the same in PyTorch.
-
-    Raises:
-        InputError: torch is not installed.
-    """
-    rival = rival_in_torch("benchmarks.torch_vma", "few_shot")
-    base, dataset = configs.get("vma_few_shot"), random_bits(964, 20, 26)
-    images = dataset.splits["train"].images.reshape(964, 20, 26, 26)
-    ours, theirs = [], []
-    for number in maps:
-        model = dataclasses.replace(base.model, maps=(number,) * len(base.model.maps))
-        one = Epochs(dataclasses.replace(base, model=model), dataset)
-        ours.append(one)
-        theirs += [
-            rival.TorchSteps(one.experiment.model, one.params, images, compiled)
-            for compiled in (False, True)
-        ]
-    say("few_shot")
-    found = iter(alternate([one.seconds for one in (*ours, *theirs)], rounds))
-    made = [record(one.experiment, "step_seconds", next(found)) for one in ours]
-    for one in ours:
-        for how in ("eager", "compiled"):
-            of_rival = record(one.experiment, f"step_seconds_torch_{how}", next(found))
-            made.append(with_torch(of_rival))
-    return made
 
 
 def over_memory(kind: Kind, sizes: Sequence[int], rounds: int) -> list[Record]:
@@ -136,9 +105,8 @@ def variants(kind: Kind, size: int) -> dict[str, Experiment]:
 
 
 def main(
-    parts: tuple[Part, ...] = ("recall", "few_shot", "memory"),
+    parts: tuple[Part, ...] = ("recall", "memory"),
     rounds: int = 7,
-    maps: tuple[int, ...] = (32, 64),
     kinds: tuple[Kind, ...] = ("convolutional", "dense"),
     sizes: tuple[int, ...] = SIZES,
     results: str = "results",
@@ -148,7 +116,6 @@ def main(
     Args:
         parts: what to time.
         rounds: of which the median is taken.
-        maps: of the convolutions of few_shot.
         kinds: of networks, for memory.
         sizes: numbers of entries, multiples of four, for memory.
         results: folder of benchmarks.json.
@@ -161,7 +128,6 @@ def main(
     records.check_file(path)
     backend.configure()
     timings: dict[Part, Callable[[], list[Record]]] = {
-        "few_shot": lambda: few_shot(maps, rounds),
         "recall": lambda: recall(rounds),
         "memory": lambda: [one for kind in kinds for one in over_memory(kind, sizes, rounds)],
     }

@@ -18,6 +18,7 @@ from memjax.config import Experiment
 from memjax.data import Dataset, Split
 from memjax.errors import InputError, exit_code_of
 
+OPTIONAL = ("torch",)
 SHORTEST = 0.2  # seconds of a call, which takes as many steps
 
 
@@ -52,19 +53,27 @@ def random_bits(classes: int, drawings: int, side: int) -> Dataset:
     return Dataset("random", {"train": split, "test": split}, maximum=1)
 
 
-def rival_in_torch(module: str, part: str) -> Any:
-    """A module of the benchmarks that needs torch, for one of their parts.
+def random_grey(number: int, side: int) -> Dataset:
+    """A data set `random` of grey images `[number, side, side, 1]`."""
+    images = np.random.default_rng(0).integers(0, 256, (number, side, side, 1), np.uint8)
+    split = Split(images)
+    return Dataset("random", {"train": split, "test": split}, maximum=255)
+
+
+def optional(module: str) -> Any:
+    """A module of the benchmarks that needs a library which memjax does not.
 
     Raises:
-        InputError: torch is not installed.
+        InputError: the library is not installed.
     """
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name != "torch":
+        if error.name not in OPTIONAL:
             raise
         raise InputError(
-            f"torch: not installed, expected it for {part}: pip install torch"
+            f"{error.name}: not installed, expected it for the rivals that are written in it: pip "
+            f"install {error.name}, or other --rivals"
         ) from None
 
 
@@ -101,9 +110,9 @@ def say(what: str) -> None:
     print(f"timing {what}", file=sys.stderr, flush=True)
 
 
-def with_torch(one: Record) -> Record:
-    """The record of a rival, which says its version."""
-    versions = {**one.versions, "torch": importlib.metadata.version("torch")}
+def with_version(one: Record, library: str) -> Record:
+    """The record with the version of another library."""
+    versions = {**one.versions, library: importlib.metadata.version(library)}
     return dataclasses.replace(one, versions=versions)
 
 

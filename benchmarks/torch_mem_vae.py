@@ -6,21 +6,18 @@ torch.
 """
 
 import math
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks import torch_common
-from benchmarks.torch_common import tensor
-from memjax.config import OptimizerConfig
+from benchmarks.torch_common import How, Training, Weights, tensor
+from memjax.config import Experiment
+from memjax.data import Dataset
 from memjax.models.mem_vae import MemVAE
-
-Weights = Mapping[str, Any]
 
 
 class Hidden(nn.Module):
@@ -157,80 +154,31 @@ def bound(log_weights: Tensor) -> Tensor:
     return torch.logsumexp(log_weights, 0) - math.log(len(log_weights))
 
 
-class Optimizer:
-    """Clipping and fused Adam, of `training.make_optimizer` in its first epochs."""
+def training(of: Experiment, params: Weights, dataset: Dataset, how: How) -> Training:
+    """The model of an experiment in training, from `params` on.
 
-    def __init__(self, parameters: list[nn.Parameter], fields: OptimizerConfig):
-        self._parameters, self._fields = parameters, fields
-        self._adam = torch.optim.Adam(
-            parameters,
-            lr=fields.learning_rate,
-            betas=(fields.b1, fields.b2),
-            eps=fields.epsilon,
-            fused=True,
-        )
+    Args:
+        of: the experiment, which binarises its images anew in each step.
+        params: of the model in jax.
+        dataset: grey images.
+        how: PyTorch computes.
+    """
+    where, images = torch_common.device(), torch_common.images_of(dataset).flatten(1)
+    module = TorchMemVAE(of.model)
+    module.load(params)
+    module.to(where)
+    batch_size, num_samples = of.train.batch_size, of.objective.num_samples
 
-    def step(self, loss: Tensor) -> None:
-        """Go down the gradient of a loss."""
-        self._adam.zero_grad()
-        loss.backward()
-        if self._fields.clip_global_norm:
-            nn.utils.clip_grad_norm_(self._parameters, self._fields.clip_global_norm)
-        if self._fields.clip_element:
-            nn.utils.clip_grad_value_(self._parameters, self._fields.clip_element)
-        self._adam.step()
+    def draw() -> tuple[Tensor, ...]:
+        chosen = torch.randint(len(images), (batch_size,), device=where)
+        noise = torch.randn(2, num_samples, batch_size, of.model.latent, device=where)
+        return torch.bernoulli(images[chosen].float() / dataset.maximum), *noise
 
-
-class TorchSteps:
-    """The model in training, whose steps can be timed."""
-
-    def __init__(
-        self,
-        model: MemVAE,
-        params: Weights,
-        images: np.ndarray,
-        optimizer: OptimizerConfig,
-        shape: tuple[int, int],
-        compiled: bool,
-    ):
-        """Compile, take three steps.
-
-        Args:
-            model: whose sizes are taken.
-            params: where training starts.
-            images: `[N, pixels]` uint8 of zeros and ones, binarised anew in each step.
-            optimizer: its fields; the learning rate stays that of the first epochs.
-            shape: (K, B).
-            compiled: by `torch.compile`, else eager.
-        """
-        self._device = torch_common.device()
-        module = TorchMemVAE(model)
-        module.load(params)
-        self._module = module.to(self._device)
-        self._images = torch.from_numpy(images).to(self._device)
-        self._noise, self._batch_size = (2, *shape, model.latent), shape[1]
-        self._optimizer = Optimizer(list(self._module.parameters()), optimizer)
-        self._loss: Callable[..., Tensor] = self._objective
-        if compiled:
-            self._loss = torch.compile(self._objective)
-        self.seconds(3)
-
-    def seconds(self, count: int) -> float:
-        """Take `count` steps; returns how long they took."""
-        torch_common.wait(self._device)
-        started = time.monotonic()
-        for _ in range(count):
-            place = (self._batch_size,)
-            chosen = torch.randint(len(self._images), place, device=self._device)
-            images = torch.bernoulli(self._images[chosen].float())
-            noise = torch.randn(self._noise, device=self._device)
-            self._optimizer.step(self._loss(images, *noise))
-        torch_common.wait(self._device)
-        return time.monotonic() - started
-
-    def _objective(self, images: Tensor, noise: Tensor, local_noise: Tensor) -> Tensor:
-        log_weights, penalty = self._module(images, noise, local_noise)
+    def loss(images: Tensor, noise: Tensor, local_noise: Tensor) -> Tensor:
+        log_weights, penalty = module(images, noise, local_noise)
         return -(bound(log_weights) - penalty).mean()
+
+    return Training(module, loss, draw, of.optimizer, how)
 
 
 def _load(module: Any, values: Weights) -> None:

@@ -1,4 +1,4 @@
-"""The convolutional model of `memjax.models.vma` in PyTorch, which `benchmarks.addressing` times.
+"""The convolutional model of `memjax.models.vma` in PyTorch, a rival of `python -m benchmarks`.
 
 Same layers, same sizes, same parameters (`load`), same objective. What depends on the memory alone
 is computed once for its M images here too. Channels come last in memory, which is what PyTorch's
@@ -7,21 +7,19 @@ convolutions on CPUs are fastest with. It imports torch.
 
 import itertools
 import math
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks import torch_common
-from benchmarks.torch_common import tensor
+from benchmarks.torch_common import How, Training, Weights, tensor
+from memjax.config import Experiment
 from memjax.convolution import layer_shapes
+from memjax.data import Dataset
 from memjax.models.vma import VMA
-
-Weights = Mapping[str, Any]
 
 
 class Pyramid(nn.Module):
@@ -158,53 +156,37 @@ def vimco(log_weights: Tensor, log_score: Tensor) -> Tensor:
     return bound + (signal * (log_score - log_score.detach())).sum(0)
 
 
-class TorchSteps:
-    """The model in training, whose steps can be timed."""
+def training(of: Experiment, params: Weights, dataset: Dataset, how: How) -> Training:
+    """The model of a few-shot experiment in training, from `params` on.
 
-    def __init__(self, model: VMA, params: Weights, images: np.ndarray, compiled: bool):
-        """Compile, take three steps.
+    Args:
+        of: the experiment, whose sampler draws episodes.
+        params: of the model in jax.
+        dataset: images of zeros and ones, of as many drawings of each class, class by class.
+        how: PyTorch computes.
+    """
+    where, labels = torch_common.device(), dataset.splits["train"].labels
+    assert labels is not None, "images of classes"
+    images = torch_common.images_of(dataset).unflatten(0, (int(labels.max()) + 1, -1))
+    module: Any = TorchVMA(of.model)
+    module.load(params)
+    module.to(where, memory_format=torch.channels_last)
+    ways, shots, batch_size = of.sampler.ways, of.sampler.shots, of.train.batch_size
+    num_samples, drawings = of.objective.num_samples, shots + batch_size // ways
 
-        Args:
-            model: whose sizes are taken.
-            params: where training starts.
-            images: `[C, N, H, W]` uint8, N drawings of each of C classes.
-            compiled: by `torch.compile`, else eager.
-        """
-        self._device = torch_common.device()
-        module: Any = TorchVMA(model)
-        module.load(params)
-        self._module = module.to(self._device, memory_format=torch.channels_last)
-        self._images, self._latent = torch.from_numpy(images).to(self._device), model.latent
-        self._optimizer = torch.optim.Adam(module.parameters(), lr=3e-4, fused=True)
-        self._loss: Callable[..., Tensor] = self._objective
-        if compiled:
-            self._loss = torch.compile(self._objective)
-        self.seconds(3)
+    def draw() -> tuple[Tensor, ...]:
+        """Some drawings of each class in memory, others as targets."""
+        classes = torch.randperm(len(images), device=where)[:ways]
+        places = torch.rand(ways, images.shape[1], device=where).argsort(1)[:, :drawings]
+        drawn = images[classes[:, None], places].float()
+        context, targets = drawn[:, :shots].flatten(0, 1), drawn[:, shots:].flatten(0, 1)
+        noise = torch.randn(num_samples, batch_size, of.model.latent, device=where)
+        return targets, context, noise
 
-    def seconds(self, count: int) -> float:
-        """Take `count` steps; returns how long they took."""
-        torch_common.wait(self._device)
-        started = time.monotonic()
-        for _ in range(count):
-            context, targets = self._episode()
-            noise = torch.randn(4, len(targets), self._latent, device=self._device)
-            loss = self._loss(targets, context, noise)
-            self._optimizer.zero_grad()
-            loss.backward()
-            self._optimizer.step()
-        torch_common.wait(self._device)
-        return time.monotonic() - started
+    def loss(images: Tensor, context: Tensor, noise: Tensor) -> Tensor:
+        return -vimco(*module(images, context, noise)).mean()
 
-    def _objective(self, images: Tensor, context: Tensor, noise: Tensor) -> Tensor:
-        return -vimco(*self._module(images, context, noise)).mean()
-
-    def _episode(self) -> tuple[Tensor, Tensor]:
-        """8 classes, 4 drawings of each in memory and 4 others as targets: `[32, 1, H, W]` each."""
-        classes = torch.randperm(len(self._images), device=self._device)[:8]
-        drawings = torch.rand(8, self._images.shape[1], device=self._device).argsort(1)[:, :8]
-        images = self._images[classes[:, None], drawings].float()
-        context, targets = (part.flatten(0, 1)[:, None] for part in images.split(4, 1))
-        return context.contiguous(), targets.contiguous()
+    return Training(module, loss, draw, of.optimizer, how)
 
 
 def _mlp(*features: int) -> nn.Sequential:

@@ -1,23 +1,18 @@
-"""The writer of `memjax.models.writer` in PyTorch, which `benchmarks.writing` times.
+"""The writer of `memjax.models.writer` in PyTorch, a rival of `python -m benchmarks`.
 
 AVME with a linear output: same layers, same sizes, same parameters (`load`), same objective. The
 image's share of the encoder's gates is computed once here too. It imports torch.
 """
 
-import time
-from collections.abc import Callable, Mapping
-from typing import Any
-
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks import torch_common
-from benchmarks.torch_common import tensor
+from benchmarks.torch_common import How, Training, Weights, tensor
+from memjax.config import Experiment
+from memjax.data import Dataset
 from memjax.models.writer import Writer
-
-Weights = Mapping[str, Any]
 
 
 class TorchWriter(nn.Module):
@@ -68,52 +63,31 @@ class TorchWriter(nn.Module):
                     layer.bias.copy_(tensor(values["bias"]))
 
 
-class TorchSteps:
-    """The model in training, whose steps can be timed."""
+def training(of: Experiment, params: Weights, dataset: Dataset, how: How) -> Training:
+    """The model of an experiment in training, from `params` on.
 
-    def __init__(
-        self, model: Writer, params: Weights, images: np.ndarray, batch_size: int, compiled: bool
-    ):
-        """Compile, take three steps.
+    Args:
+        of: the experiment.
+        params: of the model in jax.
+        dataset: images of zeros and ones.
+        how: PyTorch computes.
+    """
+    where, images = torch_common.device(), torch_common.images_of(dataset).flatten(1)
+    module = TorchWriter(of.model, images.shape[1])
+    module.load(params)
+    module.to(where)
+    batch_size = of.train.batch_size
 
-        Args:
-            model: whose sizes are taken.
-            params: where training starts.
-            images: `[N, pixels]` uint8.
-            batch_size: B.
-            compiled: by `torch.compile`, else eager.
-        """
-        self._device = torch_common.device()
-        module = TorchWriter(model, images.shape[1])
-        module.load(params)
-        self._module = module.to(self._device)
-        self._images, self._batch_size = torch.from_numpy(images).to(self._device), batch_size
-        self._noise = (model.steps, batch_size, model.latent)
-        self._optimizer = torch.optim.Adam(self._module.parameters(), lr=1e-3, fused=True)
-        self._loss: Callable[..., Tensor] = self._objective
-        if compiled:
-            self._loss = torch.compile(self._objective)
-        self.seconds(3)
+    def draw() -> tuple[Tensor, ...]:
+        chosen = torch.randint(len(images), (batch_size,), device=where)
+        noise = torch.randn(of.model.steps, batch_size, of.model.latent, device=where)
+        return images[chosen].float(), noise
 
-    def seconds(self, count: int) -> float:
-        """Take `count` steps; returns how long they took."""
-        torch_common.wait(self._device)
-        started = time.monotonic()
-        for _ in range(count):
-            place = (self._batch_size,)
-            chosen = torch.randint(len(self._images), place, device=self._device)
-            noise = torch.randn(self._noise, device=self._device)
-            loss = self._loss(self._images[chosen].float(), noise)
-            self._optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(self._module.parameters(), 5.0)
-            self._optimizer.step()
-        torch_common.wait(self._device)
-        return time.monotonic() - started
-
-    def _objective(self, images: Tensor, noise: Tensor) -> Tensor:
-        log_likelihood, kl = self._module(images, noise)
+    def loss(images: Tensor, noise: Tensor) -> Tensor:
+        log_likelihood, kl = module(images, noise)
         return -(log_likelihood - kl).mean()
+
+    return Training(module, loss, draw, of.optimizer, how)
 
 
 def _lstm(gates: Tensor, cell: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,7 +26,8 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from benchmarks import timing
+from benchmarks import limit, timing
+from benchmarks.limit import Limit
 from benchmarks.timing import alternate, check_rounds, random_bits, run
 from eval import records
 from eval.records import Record
@@ -68,6 +69,7 @@ class Epochs:
             return devices.initial_run_state(step, state, batch)
 
         self._state = devices.replicate(stacked([initial(jnp.uint32(s)) for s in seeds]), used)
+        self._dataset, self._step, self._batch = dataset, step, batch
         self._call = devices.make_call(experiment, step, dataset.maximum, used, several)
         self._source = devices.Source.of(experiment, split, used)
         plans = [sampler.plan(one, 0, len(split), batch_size) for one in seeds]
@@ -85,6 +87,14 @@ class Epochs:
     def params(self) -> Any:
         """The model's parameters as they are now, in arrays of numpy."""
         return jax.device_get(self._state.train.params)
+
+    def limit(self) -> Limit:
+        """The matrix products of a step alone, of one seed on one device."""
+        return Limit(limit.products(self._step, self._state.train, self._batch))
+
+    def in_torch(self, module: Any, how: Any) -> Any:
+        """Training from the same parameters on, by `training` of a module of the benchmarks."""
+        return module.training(self.experiment, self.params, self._dataset, how)
 
     def seconds(self, count: int) -> float:
         """Take `count` steps; returns how long they took."""

@@ -1,34 +1,19 @@
-"""What a step of the recurrent writer costs, in seconds and in memory.
+"""What the gradient of the recurrent writer holds at once, over T.
 
-    python -m benchmarks.writing                       the part of PyTorch needs: pip install torch
+    python -m benchmarks.writing
 
-- `step`: a step of avme_mnist and of the same model in PyTorch, eager and compiled.
-- `memory`: what the gradient of a step holds at once, over T, with and without rematerialisation.
-
-Images are random bits; what a step costs does not depend on them. Rounds of what is compared
-alternate, and the median is taken. Results go to results/benchmarks.json.
+It is compared with and without rematerialisation, for images of the sizes of MNIST. Results go to
+results/benchmarks.json; `python -m benchmarks` times a step.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from etils import epath
 
-from benchmarks.timing import (
-    alternate,
-    check_rounds,
-    random_bits,
-    record,
-    rival_in_torch,
-    rows,
-    run,
-    say,
-    with_torch,
-)
-from benchmarks.training import Epochs
+from benchmarks.timing import record, run
 from eval import records
 from eval.records import Record
 from eval.text import columns
@@ -37,32 +22,9 @@ from memjax.errors import InputError
 from memjax.objectives import Pathwise
 from memjax.types import Array, Batch, Variables
 
-Part = Literal["step", "memory"]
 EXPERIMENT = "avme_mnist"
 GIB = 2**30
 NUM_SAMPLES = 5  # K of the curve over T
-
-
-def step(rounds: int) -> list[Record]:
-    """A step of avme_mnist, and the same in PyTorch.
-
-    Raises:
-        InputError: torch is not installed.
-    """
-    rival = rival_in_torch("benchmarks.torch_writer", "step")
-    experiment, dataset = configs.get(EXPERIMENT), random_bits(1, 10_000, 28)
-    ours = Epochs(experiment, dataset)
-    images = dataset.splits["train"].images.reshape(10_000, -1)
-    size = experiment.train.batch_size
-    theirs = [
-        rival.TorchSteps(ours.experiment.model, ours.params, images, size, compiled)
-        for compiled in (False, True)
-    ]
-    say("step")
-    found = alternate([one.seconds for one in (ours, *theirs)], rounds)
-    names = ("step_seconds", "step_seconds_torch_eager", "step_seconds_torch_compiled")
-    made = [record(experiment, name, times) for name, times in zip(names, found, strict=True)]
-    return [made[0], *(with_torch(one) for one in made[1:])]
 
 
 def memory(steps: Sequence[int]) -> list[Record]:
@@ -103,38 +65,24 @@ def gradient_gib(steps: int, rematerialise: bool) -> float:
     return round(analysis.temp_size_in_bytes / GIB, 4)
 
 
-def main(
-    parts: tuple[Part, ...] = ("step", "memory"),
-    rounds: int = 7,
-    steps: tuple[int, ...] = (16, 32, 64),
-    results: str = "results",
-) -> None:
-    """Time the steps of the recurrent writer, and weigh its gradient.
+def main(steps: tuple[int, ...] = (16, 32, 64), results: str = "results") -> None:
+    """Weigh the gradient of the recurrent writer.
 
     Args:
-        parts: what to measure.
-        rounds: of which the median is taken.
-        steps: T, for memory.
+        steps: T.
         results: folder of benchmarks.json.
     """
-    check_rounds(rounds)
-    for name, given in (("parts", parts), ("steps", steps)):
-        if not given:
-            raise InputError(f"--{name}: found none, expected at least one")
+    if not steps:
+        raise InputError("--steps: found none, expected at least one")
     for number in steps:
         if number < 1:
             raise InputError(f"--steps: found {number}, expected at least 1")
     path = epath.Path(results) / "benchmarks.json"
     records.check_file(path)
     backend.configure()
-    measured: dict[Part, Callable[[], list[Record]]] = {
-        "step": lambda: step(rounds),
-        "memory": lambda: memory(steps),
-    }
-    for part in parts:
-        found = measured[part]()
-        records.add(path, found)
-        print(columns(rows(found)) if part == "step" else columns(_held(found)))
+    found = memory(steps)
+    records.add(path, found)
+    print(columns(_held(found)))
 
 
 def _held(found: list[Record]) -> list[tuple[str, ...]]:

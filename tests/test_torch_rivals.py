@@ -82,7 +82,7 @@ def test_moving_means_move_once() -> None:
 
 
 def test_the_optimiser_takes_the_same_steps() -> None:
-    from benchmarks.torch_mem_vae import Optimizer
+    from benchmarks.torch_common import Optimizer
 
     fields = configs.get("mem_vae_mnist").optimizer
     start = np.linspace(-1, 1, 5, dtype=np.float32)

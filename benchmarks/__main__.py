@@ -1,0 +1,198 @@
+"""Training steps beside their rivals: the same model in PyTorch, and its matrix products alone.
+
+    python -m benchmarks                    needs PyTorch: pip install -r requirements-bench.txt
+
+- `torch_eager`, `torch_compile`: the same model in PyTorch, with fused Adam.
+- `limit`: the matrix products and convolutions of the step and nothing else, by XLA.
+- `ours_float32`, `limit_float32`: of what computes at a lower precision, itself in float32, and the
+  products of that.
+
+A job and its rival alternate, ours, the rival's, ours and so on, after both are compiled and warm;
+medians of the rounds are compared. The ratio is the rival's seconds by ours, above 1 where ours are
+fewer. Both have the same precision, unless the rival's name says otherwise; that of PyTorch's
+bfloat16 is its autocast, whose results are bfloat16 where ours are float32. Results go to
+results/benchmarks.json after each rival.
+"""
+
+import dataclasses
+import statistics
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, get_args
+
+import jax
+from etils import epath
+
+from benchmarks import jobs, timing, units
+from benchmarks.jobs import IN_TORCH, JOBS, RIVALS, Ours
+from benchmarks.timing import alternate, optional, rounded, run, say
+from eval import records
+from eval.records import Record
+from eval.text import columns
+from memjax import backend, provenance
+from memjax.errors import InputError
+from memjax.nn import Precision
+
+FEWEST = 5  # rounds of a record
+
+
+class Plan(NamedTuple):
+    """A job at a precision, and the rivals that it is compared with."""
+
+    job: str
+    precision: Precision
+    rivals: tuple[str, ...]
+
+
+def compare(plan: Plan, rounds: int, keep: Callable[[Record], None]) -> list[Record]:
+    """Time a job beside each of its rivals.
+
+    Args:
+        plan: which.
+        rounds: of which the medians are taken.
+        keep: called with each record once it is there.
+
+    Raises:
+        InputError: see `jobs.make_rival`.
+    """
+    job, found = JOBS[plan.job], []
+    ours = jobs.make_ours(job, plan.precision)
+    for rival in plan.rivals:
+        say(f"{plan.job} {plan.precision} {rival}")
+        theirs = jobs.make_rival(rival, job, ours)
+        seconds = alternate([ours.seconds, theirs.seconds], rounds)
+        found.append(record(plan.job, rival, ours, *seconds))
+        keep(found[-1])
+    return found
+
+
+def record(
+    job: str, rival: str, ours: Ours, our_seconds: Sequence[float], their_seconds: Sequence[float]
+) -> Record:
+    """A job and its rival, by their seconds of a step in each round."""
+    pairs = zip(our_seconds, their_seconds, strict=True)
+    one = timing.record(ours.experiment, "ratio", [theirs / mine for mine, theirs in pairs])
+    medians = statistics.median(our_seconds), statistics.median(their_seconds)
+    protocol = {
+        **one.protocol,
+        "job": job,
+        "rival": rival,
+        "device": provenance.hardware(),
+        "ours_seconds": rounded(medians[0]),
+        "rival_seconds": rounded(medians[1]),
+    }
+    made = dataclasses.replace(one, value=rounded(medians[1] / medians[0]), protocol=protocol)
+    return timing.with_version(made, "torch") if rival in IN_TORCH else made
+
+
+def rows(found: Sequence[Record]) -> list[tuple[str, ...]]:
+    """Of a table for the terminal."""
+    head = ("job", "precision", "rival", "ours, ms", "rival, ms", "ratio", "all")
+    made: list[tuple[str, ...]] = [head]
+    for one in found:
+        names = [str(one.protocol[name]) for name in ("job", "precision", "rival")]
+        seconds = [one.protocol[f"{whose}_seconds"] for whose in ("ours", "rival")]
+        times = [f"{1000 * value:.3g}" for value in seconds]
+        every = " ".join(f"{value:.3g}" for value in one.values or [])
+        made.append((*names, *times, f"{one.value:.3g}", every))
+    return made
+
+
+def main(
+    jobs: tuple[str, ...] = tuple(JOBS),
+    rivals: tuple[str, ...] = RIVALS,
+    rounds: int = FEWEST,
+    precisions: tuple[str, ...] | None = None,
+    trial: bool = False,
+    results: str = "results",
+) -> None:
+    """Time training steps beside their rivals.
+
+    Args:
+        jobs: what is timed.
+        rivals: beside what; a job takes those of them that it has.
+        rounds: of which the medians are taken.
+        precisions: of matrix products, float32, tensorfloat32 or bfloat16; if not given float32,
+            and bfloat16 where the device has units for it.
+        trial: take fewer rounds if asked to, and record nothing.
+        results: folder of benchmarks.json.
+    """
+    _check_names("jobs", jobs, tuple(JOBS))
+    _check_names("rivals", rivals, RIVALS)
+    if precisions is not None:
+        _check_names("precisions", precisions, get_args(Precision))
+    _check_rounds(rounds, trial)
+    path = epath.Path(results) / "benchmarks.json"
+    if not trial:
+        records.check_file(path)
+    backend.configure()
+    plans = plan(jobs, rivals, _precisions(precisions))
+    _prepare(plans)
+    found = []
+    for one in plans:
+        found += compare(one, rounds, lambda made: None if trial else records.add(path, [made]))
+    print(columns(rows(found)))
+
+
+def plan(
+    names: Sequence[str], rivals: Sequence[str], precisions: Sequence[Precision]
+) -> list[Plan]:
+    """What is timed, in this order.
+
+    Raises:
+        InputError: none of the rivals is there at these precisions.
+    """
+    made = [
+        Plan(name, precision, tuple(one for one in rivals if one in jobs.rivals_of(precision)))
+        for name in names
+        for precision in precisions
+    ]
+    if not any(one.rivals for one in made):
+        raise InputError(
+            f"--rivals: found {' '.join(rivals)} at {' '.join(precisions)}, expected some of "
+            f"{', '.join(jobs.rivals_of(precisions[0]))}"
+        )
+    return [one for one in made if one.rivals]
+
+
+def _precisions(given: Sequence[str] | None) -> tuple[Precision, ...]:
+    if given is None:
+        return ("float32", "bfloat16") if units.has_bfloat16() else ("float32",)
+    if "bfloat16" in given and not units.has_bfloat16():
+        raise InputError(
+            f"--precisions: found bfloat16, expected another: {provenance.hardware()} has no units "
+            "for it"
+        )
+    return tuple(one for one in get_args(Precision) if one in given)
+
+
+def _prepare(plans: Sequence[Plan]) -> None:
+    """Refuse early what would fail after the first job."""
+    if jax.device_count() > 1:
+        raise InputError(
+            f"devices: found {jax.device_count()}, expected one (CUDA_VISIBLE_DEVICES=0): the "
+            "rivals compute on one"
+        )
+    if any(rival in IN_TORCH for one in plans for rival in one.rivals):
+        optional("benchmarks.torch_common").device()
+
+
+def _check_names(option: str, given: Sequence[str], known: Sequence[str]) -> None:
+    if not given:
+        raise InputError(f"--{option}: found none, expected some of {', '.join(known)}")
+    for name in given:
+        if name not in known:
+            raise InputError(f"--{option}: found {name!r}, expected some of {', '.join(known)}")
+
+
+def _check_rounds(rounds: int, trial: bool) -> None:
+    if trial:
+        timing.check_rounds(rounds)
+    elif rounds < FEWEST:
+        raise InputError(
+            f"--rounds: found {rounds}, expected at least {FEWEST}, or --trial, which records "
+            "nothing"
+        )
+
+
+if __name__ == "__main__":
+    run(main)

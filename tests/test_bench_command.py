@@ -1,0 +1,142 @@
+"""`python -m benchmarks`: what it refuses, what it compares, what it records."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+from benchmarks import __main__ as bench
+from benchmarks import jobs, units
+from eval import records
+from memjax import configs
+from memjax.errors import InputError
+
+
+class Slow:
+    """Steps of known durations, of an experiment."""
+
+    def __init__(self, seconds: float):
+        self._seconds, self.experiment = seconds, configs.get("mem_vae_mnist")
+
+    def seconds(self, count: int) -> float:
+        return count * self._seconds
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+
+
+@pytest.fixture
+def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
+    """Jobs of two seconds whose rivals take three; what is compared is added to the list."""
+    found: list[tuple[str, ...]] = []
+
+    def rival(name: str, job: Any, ours: Any) -> Slow:
+        found.append((job.experiment, name))
+        return Slow(3.0)
+
+    monkeypatch.setattr(jobs, "make_ours", lambda job, precision: Slow(2.0))
+    monkeypatch.setattr(jobs, "make_rival", rival)
+    monkeypatch.setattr(bench, "optional", lambda module: pytest.fail(f"{module} is not needed"))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"jobs": ("mnist",)}, r"^--jobs: found 'mnist', expected some of mem_vae_mnist, \S"),
+        ({"jobs": ()}, "^--jobs: found none, expected some of mem_vae_mnist"),
+        ({"rivals": ("torch",)}, "^--rivals: found 'torch', expected some of torch_eager, "),
+        ({"rivals": ()}, "^--rivals: found none, expected some of torch_eager"),
+        ({"precisions": ("half",)}, "^--precisions: found 'half', expected some of float32, "),
+        ({"precisions": ()}, "^--precisions: found none, expected some of float32"),
+        ({"rounds": 4}, "^--rounds: found 4, expected at least 5, or --trial, which records noth"),
+        ({"rounds": 0, "trial": True}, "^--rounds: found 0, expected at least 1$"),
+        (
+            {"rivals": ("ours_float32",), "precisions": ("float32",)},
+            "^--rivals: found ours_float32 at float32, expected some of torch_eager, ",
+        ),
+    ],
+)
+def test_bad_options(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        bench.main(**{"results": str(tmp_path), **options})
+    assert not list(tmp_path.iterdir())
+
+
+def test_several_devices_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jax, "device_count", lambda: 2)
+    with pytest.raises(InputError, match=r"^devices: found 2, expected one \(CUDA_VISIBLE_DEV"):
+        bench.main(rivals=("limit",), results=str(tmp_path))
+
+
+def test_missing_torch_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "benchmarks.torch_common", raising=False)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(InputError, match=r"^torch: not installed, expected it .*: pip install to"):
+        bench.main(results=str(tmp_path))
+
+
+def test_a_processor_without_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(units, "_processor_flags", lambda: ["fpu", "avx2"])
+    with pytest.raises(InputError, match=r"^--precisions: found bfloat16, expected another: .* no"):
+        bench.main(precisions=("bfloat16",), results=str(tmp_path))
+    made = bench.plan(("avme_mnist",), jobs.RIVALS, bench._precisions(None))
+    assert made == [("avme_mnist", "float32", ("torch_eager", "torch_compile", "limit"))]
+    monkeypatch.setattr(units, "_processor_flags", lambda: ["fpu", "avx512_bf16"])
+    assert bench._precisions(None) == ("float32", "bfloat16")
+
+
+def test_ratios_are_recorded(tmp_path: Path, compared: list[tuple[str, ...]]) -> None:
+    given = {"jobs": ("mem_vae_mnist",), "precisions": ("float32",), "results": str(tmp_path)}
+    bench.main(rivals=("limit", "ours_float32"), **given)
+    assert compared == [("mem_vae_mnist", "limit")]
+    (one,) = records.load(tmp_path / "benchmarks.json")
+    assert (one.metric, one.value, one.values) == ("ratio", 1.5, [1.5] * 5)
+    said = {name: one.protocol[name] for name in ("job", "rival", "precision", "rounds")}
+    assert said == {"job": "mem_vae_mnist", "rival": "limit", "precision": "float32", "rounds": 5}
+    seconds = [one.protocol[name] for name in ("ours_seconds", "rival_seconds")]
+    assert seconds == [2.0, 3.0] and one.protocol["device"] == one.hardware
+    assert one.commit and one.versions["jax"] == jax.__version__
+
+
+def test_a_trial_records_nothing(
+    tmp_path: Path, compared: list[tuple[str, ...]], capsys: pytest.CaptureFixture
+) -> None:
+    given = {"jobs": ("avme_mnist",), "precisions": ("float32",), "results": str(tmp_path)}
+    bench.main(rivals=("limit",), rounds=1, trial=True, **given)
+    assert compared == [("avme_mnist", "limit")] and not list(tmp_path.iterdir())
+    assert (
+        "avme_mnist  float32    limit  2e+03     3e+03      1.5    1.5" in capsys.readouterr().out
+    )
+
+
+def test_a_later_measurement_takes_the_place_of_an_earlier_one(
+    tmp_path: Path, compared: list[tuple[str, ...]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"jobs": ("mem_vae_mnist",), "precisions": ("float32",), "results": str(tmp_path)}
+    bench.main(rivals=("limit",), **given)
+    monkeypatch.setattr(jobs, "make_ours", lambda job, precision: Slow(1.0))
+    bench.main(rivals=("limit",), **given)
+    (one,) = records.load(tmp_path / "benchmarks.json")
+    assert one.value == 3.0
+
+
+def test_rivals_at_a_lower_precision_are_those_of_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr(jobs, "make_ours", lambda job, precision: made.append(precision) or Slow(1))
+    jobs.make_rival("ours_float32", jobs.JOBS["avme_mnist"], Slow(1.0))
+    assert made == ["float32"]
+    assert jobs.rivals_of("bfloat16") == jobs.RIVALS
+
+
+@pytest.mark.parametrize("name", sorted(jobs.JOBS))
+def test_images_have_the_sizes_of_the_data_set(name: str) -> None:
+    job = jobs.JOBS[name]
+    experiment, dataset = configs.get(job.experiment), job.dataset()
+    assert dataset.image_shape == ((26, 26, 1) if "26" in experiment.dataset else (28, 28, 1))
+    # What is binarised in each step is grey.
+    assert (dataset.maximum == 1) == (experiment.data.binarisation == "none")
