@@ -92,6 +92,7 @@ JOBS = {
         name: Job(name, _GREY, "torch_mem_vae")
         for name in ("mem_vae_mnist", "mem_iwae5_mnist", "mem_iwae50_mnist")
     },
+    "vma_recall": Job("vma_recall", functools.partial(random_bits, 1, 50_000, 28), "torch_vma"),
     "vma_few_shot": Job("vma_few_shot", _OMNIGLOT, "torch_vma"),
     "avme_mnist": Job("avme_mnist", _MNIST, "torch_writer"),
 }

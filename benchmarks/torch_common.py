@@ -128,6 +128,10 @@ class Training:
         self._optimizer = Optimizer(list(module.parameters()), optimizer)
         self.seconds(3)
 
+    def loss(self) -> float:
+        """Of images and noise that are drawn anew."""
+        return self._loss(*self._draw()).item()
+
     def seconds(self, count: int) -> float:
         """Take `count` steps; returns how long they took."""
         wait(self._device)

@@ -1,14 +1,14 @@
-"""The convolutional model of `memjax.models.vma` in PyTorch, a rival of `python -m benchmarks`.
+"""The hard addressing of `memjax.models.vma` in PyTorch, a rival of `python -m benchmarks`.
 
 Same layers, same sizes, same parameters (`load`), same objective. What depends on the memory alone
-is computed once for its M images here too. Channels come last in memory, which is what PyTorch's
-convolutions on CPUs are fastest with. It imports torch.
+is computed once for its M images here too, unless fewer of them are drawn. Channels come last in
+memory, which is what PyTorch's convolutions on CPUs are fastest with. It imports torch.
 """
 
 import itertools
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,7 @@ from benchmarks import torch_common
 from benchmarks.torch_common import How, Training, Weights, tensor
 from memjax.config import Experiment
 from memjax.convolution import layer_shapes
-from memjax.data import Dataset
+from memjax.data import Dataset, Recall
 from memjax.models.vma import VMA
 
 
@@ -77,16 +77,36 @@ class Mirror(nn.Module):
         return h
 
 
-class TorchVMA(nn.Module):
-    """The few-shot model: hard addresses, separate embeddings, one pyramid for all of an entry."""
+class Reading(NamedTuple):
+    """What the networks make of M memory entries.
+
+    Attributes:
+        posterior: `[M, D]`, the entries' share of the posterior's first layer.
+        prior: `[M, 2 D]`, mean and log-variance of p(z | m).
+        decoder: `[M, D]`, what the decoder's first layer takes of them.
+        skips: `[M, ...]`, the entries' shares of the decoder's later layers.
+    """
+
+    posterior: Tensor
+    prior: Tensor
+    decoder: Tensor
+    skips: list[Tensor]
+
+    def at(self, address: Tensor) -> "Reading":
+        """Of the entries at `[N]`."""
+        posterior, prior, decoder = (of[address] for of in self[:3])
+        return Reading(posterior, prior, decoder, [of[address] for of in self.skips])
+
+
+class ConvolutionalNetworks(nn.Module):
+    """Separate embeddings, one pyramid for all of an entry, skips."""
 
     def __init__(self, model: VMA):
-        """Take the sizes of `model`, whose images are square."""
         super().__init__()
+        assert model.embeddings == "separate" and model.pyramids == "shared" and model.skips
         assert model.image_shape is not None and model.image_shape[0] == model.image_shape[1]
         (hidden,), latent, shape = model.hidden, model.latent, model.image_shape
         top = math.prod(layer_shapes(model.maps, shape)[-1])
-        self.latent = latent
         self.query_pyramid, self.key_pyramid, self.image_pyramid, self.entry_pyramid = (
             Pyramid(model.maps, shape) for _ in range(4)
         )
@@ -95,12 +115,94 @@ class TorchVMA(nn.Module):
         self.posterior_of_image, self.posterior_of_entry = _mlp(top, hidden), _mlp(top, hidden)
         self.posterior_rest, self.entry_vector = _mlp(hidden, 2 * latent), _mlp(top, latent)
         self.mirror = Mirror(model.maps, shape, 2 * latent)
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """`[B, E]`."""
+        return self.query(_flat(self.query_pyramid(images)[-1]))
+
+    def embed_entries(self, entries: Tensor) -> Tensor:
+        """`[M, E]`."""
+        return self.key(_flat(self.key_pyramid(entries)[-1]))
+
+    def read_images(self, images: Tensor) -> Tensor:
+        """The targets' share of the posterior's first layer, `[B, D]`."""
+        return self.posterior_of_image(_flat(self.image_pyramid(images)[-1]))
+
+    def read_entries(self, entries: Tensor) -> Reading:
+        """Everything that depends on the entries alone."""
+        features = self.entry_pyramid(entries)
+        top = _flat(features[-1])
+        of_posterior, skips = self.posterior_of_entry(top), self.mirror.project(features)
+        return Reading(of_posterior, self.prior(top), self.entry_vector(top), skips)
+
+    def decode(self, z: Tensor, reading: Reading) -> Tensor:
+        """Logits `[N, C, H, W]`."""
+        return self.mirror(torch.cat([z, reading.decoder], dim=-1), reading.skips)
+
+
+class DenseNetworks(nn.Module):
+    """Fully connected networks of images, with skips."""
+
+    def __init__(self, model: VMA):
+        super().__init__()
+        assert model.skips and model.image_shape is not None
+        (first, *rest), latent, shape = model.hidden, model.latent, model.image_shape
+        pixels = math.prod(shape)
+        self.channels, self.height, self.width = shape[2], shape[0], shape[1]
+        self.query = _mlp(pixels, *model.hidden, model.matching)
+        shared = model.embeddings == "shared"
+        self.key = self.query if shared else _mlp(pixels, *model.hidden, model.matching)
+        self.prior = _mlp(pixels, *model.hidden, 2 * latent)
+        self.posterior_of_image, self.posterior_of_entry = _mlp(pixels, first), _mlp(pixels, first)
+        self.posterior_rest = _mlp(first, *rest, 2 * latent)
+        self.decoder_of_latent, self.decoder_of_entry = _mlp(latent, first), _mlp(pixels, first)
+        sizes = [*itertools.pairwise((first, *rest, pixels))]
+        self.decoder_rest = nn.ModuleList(nn.Linear(inputs, units) for inputs, units in sizes)
+        self.skip_layers = nn.ModuleList(nn.Linear(pixels, units, bias=False) for _, units in sizes)
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """`[B, E]`."""
+        return self.query(_flat(images))
+
+    def embed_entries(self, entries: Tensor) -> Tensor:
+        """`[M, E]`."""
+        return self.key(_flat(entries))
+
+    def read_images(self, images: Tensor) -> Tensor:
+        """The targets' share of the posterior's first layer, `[B, D]`."""
+        return self.posterior_of_image(_flat(images))
+
+    def read_entries(self, entries: Tensor) -> Reading:
+        """Everything that depends on the entries alone."""
+        flat = _flat(entries)
+        of_posterior, skips = self.posterior_of_entry(flat), [one(flat) for one in self.skip_layers]
+        return Reading(of_posterior, self.prior(flat), self.decoder_of_entry(flat), skips)
+
+    def decode(self, z: Tensor, reading: Reading) -> Tensor:
+        """Logits `[N, C, H, W]`."""
+        h = self.decoder_of_latent(z) + reading.decoder
+        for layer, skip in zip(self.decoder_rest, reading.skips, strict=True):
+            h = layer(functional.relu(h)) + skip
+        return h.unflatten(1, (self.height, self.width, self.channels)).permute(0, 3, 1, 2)
+
+
+class TorchVMA(nn.Module):
+    """Hard addresses into a memory of images, with a learned query of the prior."""
+
+    def __init__(self, model: VMA):
+        """Take the sizes of `model`."""
+        super().__init__()
+        assert model.addressing == "hard" and model.memory == "episode"
+        assert model.prior == "learned_query" and model.similarity == "memory_normalised"
+        self.latent = model.latent
+        dense = model.kind == "dense"
+        self.networks: Any = DenseNetworks(model) if dense else ConvolutionalNetworks(model)
         self.prior_query = nn.Parameter(torch.zeros(1, model.matching))
 
     def address_log_probs(self, images: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
         """log q(a | x) `[B, M]` and log p(a) `[M]`."""
-        keys = functional.normalize(self.key(_flat(self.key_pyramid(context)[-1])), dim=-1)
-        query = self.query(_flat(self.query_pyramid(images)[-1]))
+        keys = functional.normalize(self.networks.embed_entries(context), dim=-1)
+        query = self.networks.embed_images(images)
         log_q = functional.log_softmax(query @ keys.T, dim=-1)
         return log_q, functional.log_softmax(self.prior_query @ keys.T, dim=-1)[0]
 
@@ -120,17 +222,13 @@ class TorchVMA(nn.Module):
         if address is None:
             address = torch.multinomial(log_q.exp(), num_samples, replacement=True).T
         picked = address.reshape(-1)
-        of_image = self.posterior_of_image(_flat(self.image_pyramid(images)[-1]))
-        features = self.entry_pyramid(context)
-        top = _flat(features[-1])
-        of_entry = self.posterior_of_entry(top)[picked]
-        prior_mean, prior_log_variance = self.prior(top)[picked].chunk(2, dim=-1)
-        h = functional.relu(of_image.repeat(num_samples, 1) + of_entry)
-        mean, log_variance = self.posterior_rest(h).chunk(2, dim=-1)
+        of_image = self.networks.read_images(images)
+        reading = self._read(context, picked)
+        prior_mean, prior_log_variance = reading.prior.chunk(2, dim=-1)
+        h = functional.relu(of_image.repeat(num_samples, 1) + reading.posterior)
+        mean, log_variance = self.networks.posterior_rest(h).chunk(2, dim=-1)
         z = mean + torch.exp(0.5 * log_variance) * noise.reshape(-1, self.latent)
-        vector = torch.cat([z, self.entry_vector(top)[picked]], dim=-1)
-        skips = [skip[picked] for skip in self.mirror.project(features)]
-        logits = self.mirror(vector, skips)
+        logits = self.networks.decode(z, reading)
         target = images.repeat(num_samples, 1, 1, 1)
         loss = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
         log_prior = log_p[picked] + _log_normal(z, prior_mean, prior_log_variance)
@@ -142,7 +240,13 @@ class TorchVMA(nn.Module):
         """Take the parameters `params` of the model in jax."""
         with torch.no_grad():
             self.prior_query.copy_(tensor(params["prior_query"]))
-            _load(self, params["networks"])
+            _load(self.networks, params["networks"])
+
+    def _read(self, context: Tensor, picked: Tensor) -> Reading:
+        """Of the entries at `[K * B]`; fewer than there are in memory are read alone."""
+        if len(picked) < len(context):
+            return self.networks.read_entries(context[picked])
+        return self.networks.read_entries(context).at(picked)
 
 
 def vimco(log_weights: Tensor, log_score: Tensor) -> Tensor:
@@ -157,36 +261,59 @@ def vimco(log_weights: Tensor, log_score: Tensor) -> Tensor:
 
 
 def training(of: Experiment, params: Weights, dataset: Dataset, how: How) -> Training:
-    """The model of a few-shot experiment in training, from `params` on.
+    """The model of an experiment in training, from `params` on.
 
     Args:
-        of: the experiment, whose sampler draws episodes.
+        of: the experiment, whose sampler draws episodes of classes or images to recall.
         params: of the model in jax.
-        dataset: images of zeros and ones, of as many drawings of each class, class by class.
+        dataset: images of zeros and ones; for episodes of as many drawings of each class, class by
+            class.
         how: PyTorch computes.
     """
-    where, labels = torch_common.device(), dataset.splits["train"].labels
-    assert labels is not None, "images of classes"
-    images = torch_common.images_of(dataset).unflatten(0, (int(labels.max()) + 1, -1))
+    where, batch_size = torch_common.device(), of.train.batch_size
     module: Any = TorchVMA(of.model)
     module.load(params)
     module.to(where, memory_format=torch.channels_last)
-    ways, shots, batch_size = of.sampler.ways, of.sampler.shots, of.train.batch_size
-    num_samples, drawings = of.objective.num_samples, shots + batch_size // ways
+    episode = (_recall if isinstance(of.sampler, Recall) else _few_shot)(of, dataset)
 
     def draw() -> tuple[Tensor, ...]:
-        """Some drawings of each class in memory, others as targets."""
-        classes = torch.randperm(len(images), device=where)[:ways]
-        places = torch.rand(ways, images.shape[1], device=where).argsort(1)[:, :drawings]
-        drawn = images[classes[:, None], places].float()
-        context, targets = drawn[:, :shots].flatten(0, 1), drawn[:, shots:].flatten(0, 1)
-        noise = torch.randn(num_samples, batch_size, of.model.latent, device=where)
-        return targets, context, noise
+        noise = (of.objective.num_samples, batch_size, of.model.latent)
+        return *episode(), torch.randn(noise, device=where)
 
     def loss(images: Tensor, context: Tensor, noise: Tensor) -> Tensor:
         return -vimco(*module(images, context, noise)).mean()
 
     return Training(module, loss, draw, of.optimizer, how)
+
+
+def _few_shot(of: Experiment, dataset: Dataset) -> Callable[[], tuple[Tensor, Tensor]]:
+    """Draws targets `[B, C, H, W]` and a memory `[M, C, H, W]`: other drawings of the classes."""
+    labels = dataset.splits["train"].labels
+    assert labels is not None, "images of classes"
+    images = torch_common.images_of(dataset).unflatten(0, (int(labels.max()) + 1, -1))
+    ways, shots = of.sampler.ways, of.sampler.shots
+    count = shots + of.train.batch_size // ways
+
+    def draw() -> tuple[Tensor, Tensor]:
+        classes = torch.randperm(len(images), device=images.device)[:ways]
+        places = torch.rand(ways, images.shape[1], device=images.device).argsort(1)[:, :count]
+        drawn = images[classes[:, None], places].float()
+        return drawn[:, shots:].flatten(0, 1), drawn[:, :shots].flatten(0, 1)
+
+    return draw
+
+
+def _recall(of: Experiment, dataset: Dataset) -> Callable[[], tuple[Tensor, Tensor]]:
+    """Draws targets `[B, C, H, W]` and the memory `[M, C, H, W]` that they are in."""
+    images = torch_common.images_of(dataset)
+
+    def draw() -> tuple[Tensor, Tensor]:
+        # An image may be there twice, which costs no more and no less.
+        where, size = images.device, of.sampler.memory_size
+        context = images[torch.randint(len(images), (size,), device=where)].float()
+        return context[torch.randperm(size, device=where)[: of.train.batch_size]], context
+
+    return draw
 
 
 def _mlp(*features: int) -> nn.Sequential:

@@ -108,40 +108,47 @@ def test_seconds_over_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
     assert min(found.values or []) > 0
 
 
-def model() -> VMA:
-    return configs.get("vma_few_shot").model.clone(
-        image_shape=(SIDE, SIDE, 1), maps=(3, 4, 5, 6, 3, 2), hidden=(6,), latent=2, matching=3
-    )
+FEW_SHOT = configs.get("vma_few_shot").model.clone(
+    image_shape=(SIDE, SIDE, 1), maps=(3, 4, 5, 6, 3, 2), hidden=(6,), latent=2, matching=3
+)
+RECALL = configs.get("vma_recall").model.clone(
+    image_shape=(SIDE, SIDE, 1), hidden=(6, 5), latent=2, matching=3
+)
 
 
-def test_torch_has_the_same_model() -> None:
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [(FEW_SHOT, M), (RECALL, M), (RECALL, K * B + 1)],
+    ids=["convolutional", "dense", "dense, fewer drawn than there are"],
+)
+def test_torch_has_the_same_model(model: VMA, size: int) -> None:
     torch = pytest.importorskip("torch")
     from benchmarks.torch_vma import TorchVMA
 
     generator = np.random.default_rng(0)
-    images = generator.integers(0, 2, (B + M, SIDE, SIDE, 1)).astype(np.float32)
+    images = generator.integers(0, 2, (B + size, SIDE, SIDE, 1)).astype(np.float32)
     batch = Batch(jnp.asarray(images[:B]), jnp.arange(B), context=jnp.asarray(images[B:]))
     keys = sampling.sample_keys(jax.random.key(0), batch.index, jnp.arange(K))
-    shapes = jax.eval_shape(lambda: sampling.initialise(model(), jax.random.key(0), batch))
+    shapes = jax.eval_shape(lambda: sampling.initialise(model, jax.random.key(0), batch))
     variables = jax.tree.map(
         lambda leaf: generator.normal(0, 0.3, leaf.shape).astype(np.float32), shapes
     )
-    address = generator.integers(0, M, (K, B))
+    address = generator.integers(0, size, (K, B))
 
     @tiny.quick_jit
     def at_address(variables: Variables) -> tuple[jax.Array, jax.Array]:
-        encoding = model().apply(variables, batch, True, method="encode")
+        encoding = model.apply(variables, batch, True, method="encode")
 
         def forced(keys: jax.Array, address: jax.Array) -> Terms:
             given = (variables, batch, encoding, keys, True, address)
-            return model().apply(*given, method="terms")
+            return model.apply(*given, method="terms")
 
         terms = jax.vmap(forced)(keys, address)
         log_score = jnp.take_along_axis(encoding.log_posterior, address.T, axis=1).T
         return terms.log_weights - log_score, log_score
 
     noise = jax.vmap(jax.vmap(lambda key: jax.random.normal(key, (2,))))(keys)
-    rival = TorchVMA(model())
+    rival = TorchVMA(model)
     rival.load(variables["params"])
     numbers = sum(leaf.size for leaf in jax.tree.leaves(variables))
     assert sum(p.numel() for p in rival.parameters()) == numbers

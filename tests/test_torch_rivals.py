@@ -9,11 +9,12 @@ import numpy as np
 import optax
 import pytest
 
+from benchmarks import timing
 from memjax import configs, training
 from memjax.models.mem_vae import MemVAE
 from memjax.objectives import pathwise
 from memjax.sampling import sample_terms
-from memjax.types import Terms
+from memjax.types import Batch, Terms
 from tests import tiny
 from tests.mem_vae_by_hand import draw_noise
 
@@ -98,3 +99,33 @@ def test_the_optimiser_takes_the_same_steps() -> None:
         params = optax.apply_updates(params, updates)
         optimizer.step((theirs * copied(slope)).sum())
         np.testing.assert_allclose(theirs.detach(), params, rtol=1e-5)
+
+
+SMALL: dict[str, tuple[str, dict[str, Any]]] = {
+    "mem_vae_digits": ("torch_mem_vae", {"hidden": (8, 6), "latent": 3, "slots": (5, 2)}),
+    "vma_recall": ("torch_vma", {"hidden": (6, 5), "latent": 2, "matching": 3}),
+    "vma_few_shot": ("torch_vma", {"hidden": (6,), "latent": 2, "matching": 3, "maps": (2,) * 6}),
+    "avme_mnist": ("torch_writer", {"encoder_units": 5, "decoder_units": 4, "latent": 2}),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_rivals_train_at_both_precisions(name: str) -> None:
+    from benchmarks.torch_common import How
+
+    module, sizes = SMALL[name]
+    base = configs.get(name)
+    model = base.model.clone(image_shape=(8, 8, 1), **sizes)
+    experiment = dataclasses.replace(base, model=model)
+    blank = jnp.zeros((4, 8, 8, 1))
+    params = tiny.initialise(model, jax.random.key(0), Batch(blank, jnp.arange(4), context=blank))
+    dataset = timing.random_bits(20, 15, 8)
+    losses = []
+    for precision in ("float32", "bfloat16"):
+        torch.manual_seed(0)
+        rivals = timing.optional(f"benchmarks.{module}")
+        made = rivals.training(experiment, params["params"], dataset, How(precision=precision))
+        assert made.seconds(1) > 0
+        losses.append(made.loss())
+    np.testing.assert_allclose(*losses, rtol=0.05)
+    assert losses[0] != losses[1]
