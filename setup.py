@@ -42,7 +42,7 @@ TEST = [
     "setuptools>=77",  # the wheel is built without network
 ]
 
-BENCH = ["torch>=2.4"]  # the rivals of the benchmarks; also in requirements-bench.txt
+BENCH = ["torch>=2.4", "pythae>=0.1.2"]  # the rivals; also in requirements-bench.txt
 
 setup(
     name="memjax",

@@ -1,17 +1,19 @@
-"""Training steps beside their rivals: the same model in PyTorch, and its matrix products alone.
+"""Training steps and evaluations beside their rivals: PyTorch, and the matrix products alone.
 
     python -m benchmarks                    needs PyTorch: pip install -r requirements-bench.txt
 
 - `torch_eager`, `torch_compile`: the same model in PyTorch, with fused Adam.
-- `limit`: the matrix products and convolutions of the step and nothing else, by XLA.
+- `pythae`: the library's IWAE, and its `get_nll`, of the same networks.
+- `limit`: the matrix products and convolutions of ours and nothing else, by XLA.
 - `ours_float32`, `limit_float32`: of what computes at a lower precision, itself in float32, and the
   products of that.
 
 A job and its rival alternate, ours, the rival's, ours and so on, after both are compiled and warm;
 medians of the rounds are compared. The ratio is the rival's seconds by ours, above 1 where ours are
-fewer. Both have the same precision, unless the rival's name says otherwise; that of PyTorch's
-bfloat16 is its autocast, whose results are bfloat16 where ours are float32. Results go to
-results/benchmarks.json after each rival.
+fewer. Training is timed by the step, an evaluation of 5,000 samples by the image. Both have the
+same precision, unless the rival's name says otherwise; that of PyTorch's bfloat16 is its autocast,
+whose results are bfloat16 where ours are float32. Results go to results/benchmarks.json after each
+rival.
 """
 
 import dataclasses
@@ -23,7 +25,7 @@ import jax
 from etils import epath
 
 from benchmarks import jobs, timing, units
-from benchmarks.jobs import IN_TORCH, JOBS, RIVALS, Ours
+from benchmarks.jobs import IN_TORCH, JOBS, PYTHAE, RIVALS, Ours
 from benchmarks.timing import alternate, optional, rounded, run, say
 from eval import records
 from eval.records import Record
@@ -74,6 +76,7 @@ def record(
     medians = statistics.median(our_seconds), statistics.median(their_seconds)
     protocol = {
         **one.protocol,
+        **ours.protocol,
         "job": job,
         "rival": rival,
         "device": provenance.hardware(),
@@ -81,7 +84,9 @@ def record(
         "rival_seconds": rounded(medians[1]),
     }
     made = dataclasses.replace(one, value=rounded(medians[1] / medians[0]), protocol=protocol)
-    return timing.with_version(made, "torch") if rival in IN_TORCH else made
+    if rival in (*IN_TORCH, PYTHAE):
+        made = timing.with_version(made, "torch")
+    return timing.with_version(made, PYTHAE) if rival == PYTHAE else made
 
 
 def rows(found: Sequence[Record]) -> list[tuple[str, ...]]:
@@ -105,7 +110,7 @@ def main(
     trial: bool = False,
     results: str = "results",
 ) -> None:
-    """Time training steps beside their rivals.
+    """Time training steps and evaluations beside their rivals.
 
     Args:
         jobs: what is timed.
@@ -139,18 +144,18 @@ def plan(
     """What is timed, in this order.
 
     Raises:
-        InputError: none of the rivals is there at these precisions.
+        InputError: a job has none of the rivals at these precisions.
     """
-    made = [
-        Plan(name, precision, tuple(one for one in rivals if one in jobs.rivals_of(precision)))
-        for name in names
-        for precision in precisions
-    ]
-    if not any(one.rivals for one in made):
-        raise InputError(
-            f"--rivals: found {' '.join(rivals)} at {' '.join(precisions)}, expected some of "
-            f"{', '.join(jobs.rivals_of(precisions[0]))}"
-        )
+    made = []
+    for name in names:
+        known = {one: jobs.rivals_of(JOBS[name], one) for one in precisions}
+        if not any(rival in of_one for of_one in known.values() for rival in rivals):
+            raise InputError(
+                f"--rivals: found {' '.join(rivals)}, expected for {name} at "
+                f"{' '.join(precisions)} some of {', '.join(known[precisions[-1]])}"
+            )
+        for precision, of_one in known.items():
+            made.append(Plan(name, precision, tuple(one for one in rivals if one in of_one)))
     return [one for one in made if one.rivals]
 
 
@@ -172,8 +177,11 @@ def _prepare(plans: Sequence[Plan]) -> None:
             f"devices: found {jax.device_count()}, expected one (CUDA_VISIBLE_DEVICES=0): the "
             "rivals compute on one"
         )
-    if any(rival in IN_TORCH for one in plans for rival in one.rivals):
+    wanted = {rival for one in plans for rival in one.rivals}
+    if wanted & {*IN_TORCH, PYTHAE}:
         optional("benchmarks.torch_common").device()
+    if PYTHAE in wanted:
+        optional("benchmarks.torch_pythae")
 
 
 def _check_names(option: str, given: Sequence[str], known: Sequence[str]) -> None:

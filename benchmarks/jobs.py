@@ -9,6 +9,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+from benchmarks.evaluation import Evaluation
 from benchmarks.timing import optional, random_bits, random_grey
 from benchmarks.training import Epochs
 from memjax import configs
@@ -17,8 +18,9 @@ from memjax.data import Dataset
 from memjax.nn import Precision
 
 IN_TORCH = ("torch_eager", "torch_compile")
+PYTHAE = "pythae"
 AT_FLOAT32 = ("ours_float32", "limit_float32")  # rivals of what is less precise
-RIVALS = (*IN_TORCH, "limit", *AT_FLOAT32)
+RIVALS = (*IN_TORCH, PYTHAE, "limit", *AT_FLOAT32)
 
 
 class Steps(Protocol):
@@ -32,6 +34,10 @@ class Ours(Steps, Protocol):
     """What has rivals."""
 
     experiment: Experiment
+
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """Returns what a record says of it, beside its experiment."""
 
     def limit(self) -> Steps:
         """Returns its matrix products alone."""
@@ -48,12 +54,14 @@ class Job(NamedTuple):
         dataset: makes the images.
         module: of the benchmarks, with the same in PyTorch.
         kind: of what is timed.
+        in_pythae: whether pythae has the same.
     """
 
     experiment: str
     dataset: Callable[[], Dataset]
     module: str
     kind: Callable[[Experiment, Dataset], Ours] = Epochs
+    in_pythae: bool = False
 
 
 def make_ours(job: Job, precision: Precision) -> Ours:
@@ -63,25 +71,29 @@ def make_ours(job: Job, precision: Precision) -> Ours:
     return job.kind(dataclasses.replace(base, train=train), job.dataset())
 
 
-def rivals_of(precision: Precision) -> tuple[str, ...]:
-    """Those of `RIVALS` that there are at a precision."""
-    return tuple(name for name in RIVALS if precision != "float32" or name not in AT_FLOAT32)
+def rivals_of(job: Job, precision: Precision) -> tuple[str, ...]:
+    """Those of `RIVALS` that a job has at a precision; pythae computes in float32."""
+    missing = AT_FLOAT32 if precision == "float32" else ()
+    if not job.in_pythae or precision == "bfloat16":
+        missing = (*missing, PYTHAE)
+    return tuple(name for name in RIVALS if name not in missing)
 
 
 def make_rival(name: str, job: Job, ours: Ours) -> Steps:
-    """One of `rivals_of` the precision of ours, compiled and warm.
+    """One of `rivals_of` a job at the precision of ours, compiled and warm.
 
     Raises:
-        InputError: torch is not installed, or does not compute where jax does.
+        InputError: torch or pythae is not installed, or torch does not compute where jax does.
     """
     if name in AT_FLOAT32:
         alike = make_ours(job, "float32")
         return alike if name == "ours_float32" else alike.limit()
     if name == "limit":
         return ours.limit()
-    common, module = optional("benchmarks.torch_common"), optional(f"benchmarks.{job.module}")
+    common = optional("benchmarks.torch_common")
     how = common.How(name == "torch_compile", ours.experiment.train.precision)
-    return ours.in_torch(module, how)
+    module = "torch_pythae" if name == PYTHAE else job.module
+    return ours.in_torch(optional(f"benchmarks.{module}"), how)
 
 
 _GREY = functools.partial(random_grey, 10_000, 28)
@@ -92,6 +104,8 @@ JOBS = {
         name: Job(name, _GREY, "torch_mem_vae")
         for name in ("mem_vae_mnist", "mem_iwae5_mnist", "mem_iwae50_mnist")
     },
+    "iwae50_mnist": Job("iwae50_mnist", _GREY, "torch_mem_vae", in_pythae=True),
+    "likelihood_vae_mnist": Job("vae_mnist", _GREY, "torch_mem_vae", Evaluation, in_pythae=True),
     "vma_recall": Job("vma_recall", functools.partial(random_bits, 1, 50_000, 28), "torch_vma"),
     "vma_few_shot": Job("vma_few_shot", _OMNIGLOT, "torch_vma"),
     "avme_mnist": Job("avme_mnist", _MNIST, "torch_writer"),

@@ -18,7 +18,7 @@ from memjax.config import Experiment
 from memjax.data import Dataset, Split
 from memjax.errors import InputError, exit_code_of
 
-OPTIONAL = ("torch",)
+OPTIONAL = ("torch", "pythae")
 SHORTEST = 0.2  # seconds of a call, which takes as many steps
 
 
@@ -69,11 +69,12 @@ def optional(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
-        if error.name not in OPTIONAL:
+        library = (error.name or "").partition(".")[0]
+        if library not in OPTIONAL:
             raise
         raise InputError(
-            f"{error.name}: not installed, expected it for the rivals that are written in it: pip "
-            f"install {error.name}, or other --rivals"
+            f"{library}: not installed, expected it for the rivals that are written in it: pip "
+            f"install {library}, or without them --rivals limit"
         ) from None
 
 

@@ -6,6 +6,7 @@ torch.
 """
 
 import math
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from benchmarks import torch_common
+from benchmarks.evaluation import ByImage, Sizes
 from benchmarks.torch_common import How, Training, Weights, tensor
 from memjax.config import Experiment
 from memjax.data import Dataset
@@ -48,7 +50,7 @@ class Hidden(nn.Module):
     ) -> Tensor:
         mean, variance = (self.mean, self.variance) if record else (None, None)
         given = (h, mean, variance, scale, shift)
-        return functional.batch_norm(*given, True, self.momentum, self.epsilon)
+        return functional.batch_norm(*given, self.training, self.momentum, self.epsilon)
 
 
 class Memory(nn.Module):
@@ -73,16 +75,15 @@ class Memory(nn.Module):
 
 
 class TorchMemVAE(nn.Module):
-    """The model as its defaults have it, but for its sizes: Bernoulli pixels, memory, batch norm.
+    """The model as its defaults have it, but for its sizes, or without memory.
 
-    Layers are ordered from the image up.
+    Layers are ordered from the image up. Outside of training, batch norm takes the kept statistics.
     """
 
     def __init__(self, model: MemVAE):
         """Take the sizes of `model`."""
         super().__init__()
-        assert model.image_shape is not None and all(model.slots)
-        assert model.batch_norm and model.local_reconstruction
+        assert model.image_shape is not None and all(model.slots) and model.batch_norm
         pixels, hidden = math.prod(model.image_shape), model.hidden
         self.latent, self.local = model.latent, model.local_reconstruction
         self.epsilon = model.batch_norm_epsilon
@@ -91,8 +92,11 @@ class TorchMemVAE(nn.Module):
             nn.ModuleList(Hidden(i, n, model) for i, n in zip(inputs, hidden, strict=True))
             for inputs in (below, above)
         )
-        slots = zip(hidden, model.slots, strict=True)
-        self.memory = nn.ModuleList(Memory(units, count) for units, count in slots)
+        # Without slots a VAE, whose layers are left as they are.
+        self.memory = nn.ModuleList(
+            Memory(units, count) if count else nn.Identity()
+            for units, count in zip(hidden, model.slots or (0,) * len(hidden), strict=True)
+        )
         self.posterior_mean = nn.Linear(hidden[-1], model.latent)
         self.posterior_log_variance = nn.Linear(hidden[-1], model.latent)
         self.image_mean = nn.Linear(hidden[0], pixels)
@@ -105,34 +109,52 @@ class TorchMemVAE(nn.Module):
             noise: `[K, B, D]`, of z.
             local_noise: `[K, B, D]`, of the z of the local reconstruction error.
         """
+        mean, log_variance, normalised = self.encode(images)
+        log_weights = self.log_weights(images, mean, log_variance, noise)
+        if not self.local:
+            return log_weights, torch.zeros_like(log_weights[0])
+        other = self._decode(mean + torch.exp(0.5 * log_variance) * local_noise, record=False)
+        return log_weights, self._local_error(normalised, other, len(noise))
+
+    def encode(self, images: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """Mean and log-variance of q(z | x), and the hidden layers before scale and shift."""
         h, normalised = images, []
         for layer in self.recognition:
             assert isinstance(layer, Hidden)
             h, before = layer.with_normalised(h)
             normalised.append(before)
-        mean, log_variance = self.posterior_mean(h), self.posterior_log_variance(h)
-        deviation = torch.exp(0.5 * log_variance)
-        z = mean + deviation * noise
-        logits = self.image_mean(self._decode(z)[0]).reshape(*noise.shape[:2], -1)
+        return self.posterior_mean(h), self.posterior_log_variance(h), normalised
+
+    def log_weights(
+        self, images: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor
+    ) -> Tensor:
+        """log p(x, z) - log q(z | x), `[K, B]`, of z at `noise` `[K, B, D]`."""
+        z = mean + torch.exp(0.5 * log_variance) * noise
+        logits = self.decode(z.flatten(0, 1)).unflatten(0, noise.shape[:2])
         target = images.expand_as(logits)
         loss = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
         # The constants of log p(z) and log q(z | x) cancel.
-        log_ratio = 0.5 * (noise.square() + log_variance - z.square()).sum(-1)
-        other = self._decode(mean + deviation * local_noise, record=False)
-        return log_ratio - loss.sum(-1), self._local_error(normalised, other, len(noise))
+        return 0.5 * (noise.square() + log_variance - z.square()).sum(-1) - loss.sum(-1)
 
-    def load(self, params: Weights) -> None:
-        """Take the parameters `params` of the model in jax."""
+    def decode(self, z: Tensor) -> Tensor:
+        """Logits `[N, pixels]` of z `[N, D]`."""
+        return self.image_mean(self._decode(z)[0])
+
+    def load(self, params: Weights, statistics: Weights | None = None) -> None:
+        """Take the parameters of the model in jax, and its batch statistics if there are any."""
         with torch.no_grad():
             for name, values in params.items():
                 kind, _, number = name.rpartition("_")
                 kind = "memory" if kind == "compose" else kind
                 numbered = number.isdigit()
                 _load(getattr(self, kind)[int(number)] if numbered else getattr(self, name), values)
+            for name, values in (statistics or {}).items():
+                kind, _, number = name.rpartition("_")
+                _load(getattr(self, kind)[int(number)], values["norm"])
 
     def _decode(self, z: Tensor, record: bool = True) -> list[Tensor]:
-        """The hidden layers `[K * B, D]` of z `[K, B, D]`."""
-        h, outputs = z.flatten(0, 1), []
+        """The hidden layers `[N, D]` of z `[..., D]`."""
+        h, outputs = z.flatten(0, -2), []
         for layer, memory in zip(reversed(self.generative), reversed(self.memory), strict=True):
             h = memory(layer(h, record))
             outputs.append(h)
@@ -179,6 +201,47 @@ def training(of: Experiment, params: Weights, dataset: Dataset, how: How) -> Tra
         return -(bound(log_weights) - penalty).mean()
 
     return Training(module, loss, draw, of.optimizer, how)
+
+
+def likelihood(
+    of: Experiment, variables: Weights, dataset: Dataset, sizes: Sizes, how: How
+) -> ByImage:
+    """log p(x) of images by importance sampling, in chunks of samples.
+
+    Args:
+        of: the experiment.
+        variables: `params` and `batch_stats` of the model in jax.
+        dataset: whose first training images are evaluated, binarised once.
+        sizes: of the evaluation.
+        how: PyTorch computes.
+    """
+    where, module = torch_common.device(), TorchMemVAE(of.model)
+    module.load(variables["params"], variables["batch_stats"])
+    module.to(where).eval()
+    grey = torch_common.images_of(dataset)[: sizes.batch_size].flatten(1).float()
+    images = torch.bernoulli(grey / dataset.maximum)
+    encode, weigh = how.function(module.encode), how.function(module.log_weights)
+
+    def bounds() -> Tensor:
+        mean, log_variance, _ = encode(images)
+        weights = []
+        for first in range(0, sizes.num_samples, sizes.chunk_size):
+            count = min(sizes.chunk_size, sizes.num_samples - first)
+            noise = torch.randn(count, *mean.shape, device=where)
+            weights.append(weigh(images, mean, log_variance, noise))
+        return bound(torch.cat(weights))
+
+    def batches(count: int) -> float:
+        torch_common.wait(where)
+        started = time.monotonic()
+        with torch.no_grad():
+            for _ in range(count):
+                bounds()
+        torch_common.wait(where)
+        return time.monotonic() - started
+
+    batches(1)
+    return ByImage(batches, sizes.batch_size)
 
 
 def _load(module: Any, values: Weights) -> None:

@@ -88,6 +88,11 @@ class Epochs:
         """The model's parameters as they are now, in arrays of numpy."""
         return jax.device_get(self._state.train.params)
 
+    @property
+    def protocol(self) -> dict[str, Any]:
+        """What a record says of a step, beside its experiment."""
+        return {}
+
     def limit(self) -> Limit:
         """The matrix products of a step alone, of one seed on one device."""
         return Limit(limit.products(self._step, self._state.train, self._batch))

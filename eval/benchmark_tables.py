@@ -61,8 +61,9 @@ def _ratios(found: list[Record]) -> str:
         for one in _newest_ratios(found)
     ]
     title = (
-        "Seconds of a training step and of its rivals, medians of alternating rounds; the ratio is "
-        "the rival's by ours, and `limit` the step's matrix products alone:"
+        "Seconds of a training step, or of an image of an evaluation of 5,000 samples, and of "
+        "rivals, medians of alternating rounds; the ratio is the rival's by ours, and `limit` our "
+        "matrix products alone:"
     )
     return table(title, head, rows)
 
@@ -85,8 +86,9 @@ def short(found: list[Record]) -> list[str]:
         for names, row in rows.items()
     ]
     title = (
-        "Seconds of ours, and those of its rivals as multiples, above 1 where ours is faster. "
-        "`limit` is its matrix products alone, with nothing around them:"
+        "Seconds of a training step, or of an image of an evaluation of 5,000 samples, and those "
+        "of rivals as multiples, above 1 where ours are fewer. `limit` is our matrix products "
+        "alone, with nothing around them:"
     )
     head = ("job", "precision", "ours", *(f"`{one}`" for one in rivals), "device")
     shown = table(title, head, made)

@@ -1,5 +1,6 @@
 """`python -m benchmarks`: what it refuses, what it compares, what it records."""
 
+import functools
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ class Slow:
 
     def __init__(self, seconds: float):
         self._seconds, self.experiment = seconds, configs.get("mem_vae_mnist")
+
+        self.protocol = {"num_samples": 7}
 
     def seconds(self, count: int) -> float:
         return count * self._seconds
@@ -57,7 +60,11 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
         ({"rounds": 0, "trial": True}, "^--rounds: found 0, expected at least 1$"),
         (
             {"rivals": ("ours_float32",), "precisions": ("float32",)},
-            "^--rivals: found ours_float32 at float32, expected some of torch_eager, ",
+            "^--rivals: found ours_float32, expected for mem_vae_mnist at float32 some of torch_ea",
+        ),
+        (
+            {"rivals": ("pythae",), "jobs": ("iwae50_mnist", "avme_mnist")},
+            "^--rivals: found pythae, expected for avme_mnist at float32.* some of torch_eager, ",
         ),
     ],
 )
@@ -80,6 +87,14 @@ def test_missing_torch_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         bench.main(results=str(tmp_path))
 
 
+def test_missing_pythae_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("torch")
+    monkeypatch.delitem(sys.modules, "benchmarks.torch_pythae", raising=False)
+    monkeypatch.setitem(sys.modules, "pythae.models", None)
+    with pytest.raises(InputError, match=r"^pythae: not installed, expected it .*: pip install py"):
+        bench.main(results=str(tmp_path))
+
+
 def test_a_processor_without_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(units, "_processor_flags", lambda: ["fpu", "avx2"])
     with pytest.raises(InputError, match=r"^--precisions: found bfloat16, expected another: .* no"):
@@ -98,6 +113,7 @@ def test_ratios_are_recorded(tmp_path: Path, compared: list[tuple[str, ...]]) ->
     assert (one.metric, one.value, one.values) == ("ratio", 1.5, [1.5] * 5)
     said = {name: one.protocol[name] for name in ("job", "rival", "precision", "rounds")}
     assert said == {"job": "mem_vae_mnist", "rival": "limit", "precision": "float32", "rounds": 5}
+    assert one.protocol["num_samples"] == 7  # as what is timed says
     seconds = [one.protocol[name] for name in ("ours_seconds", "rival_seconds")]
     assert seconds == [2.0, 3.0] and one.protocol["device"] == one.hardware
     assert one.commit and one.versions["jax"] == jax.__version__
@@ -130,7 +146,13 @@ def test_rivals_at_a_lower_precision_are_those_of_float32(monkeypatch: pytest.Mo
     monkeypatch.setattr(jobs, "make_ours", lambda job, precision: made.append(precision) or Slow(1))
     jobs.make_rival("ours_float32", jobs.JOBS["avme_mnist"], Slow(1.0))
     assert made == ["float32"]
-    assert jobs.rivals_of("bfloat16") == jobs.RIVALS
+
+
+def test_pythae_has_some_jobs_in_float32() -> None:
+    of_job = functools.partial(jobs.rivals_of, jobs.JOBS["iwae50_mnist"])
+    assert of_job("float32") == ("torch_eager", "torch_compile", "pythae", "limit")
+    assert set(jobs.RIVALS) - set(of_job("bfloat16")) == {"pythae"}
+    assert "pythae" not in jobs.rivals_of(jobs.JOBS["mem_vae_mnist"], "float32")
 
 
 @pytest.mark.parametrize("name", sorted(jobs.JOBS))

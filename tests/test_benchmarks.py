@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import addressing, timing, training, writing
+from benchmarks import addressing, evaluation, limit, timing, training, writing
 from eval import records
 from memjax import configs, objectives, sampling
 from memjax.errors import InputError
@@ -99,6 +99,27 @@ def test_seeds_that_are_timed_together_are_those_timed_alone() -> None:
 
     second = jax.tree.map(lambda leaf: leaf[1], steps(4, 2).params)
     chex.assert_trees_all_close(second, steps(5, 1).params, rtol=1e-4, atol=1e-6)
+
+
+def test_an_evaluation_is_timed_by_the_image() -> None:
+    asked = []
+    timed = evaluation.ByImage(lambda batches: asked.append(batches) or 12.0 * batches, 4)
+    assert [timed.seconds(count) for count in (1, 4, 5, 12)] == [3.0, 12.0, 15.0, 36.0]
+    assert asked == [1, 1, 2, 3]
+
+
+def test_an_evaluation_and_its_products() -> None:
+    base = configs.get("vae_digits")
+    base = dataclasses.replace(base, model=base.model.clone(hidden=(8, 6), latent=3))
+    sizes = evaluation.Sizes(num_samples=7, batch_size=5, chunk_size=3)
+    made = evaluation.Evaluation(base, timing.random_grey(20, 8), sizes)
+    assert made.seconds(1) > 0
+    assert made.protocol == {"num_samples": 7, "batch_size": 5, "chunk_size": 3}
+    encoder = 64 * 8 + 8 * 6 + 2 * 6 * 3
+    decoder = 3 * 6 + 6 * 8 + 8 * 64
+    # The last chunk is as large as the others.
+    products = limit.products(*made.traced())
+    assert limit.total_flops(products) == 2 * 5 * (encoder + 9 * decoder)
 
 
 def test_seconds_over_seeds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,9 @@ import optax
 import pytest
 
 from benchmarks import timing
+from benchmarks.evaluation import Sizes
 from memjax import configs, training
+from memjax.data import Dataset, Split
 from memjax.models.mem_vae import MemVAE
 from memjax.objectives import pathwise
 from memjax.sampling import sample_terms
@@ -69,6 +71,70 @@ def test_mem_vae_has_the_same_bound_penalty_and_gradient() -> None:
     ordered.load(gradient)
     for (name, one), expected in zip(theirs.named_parameters(), ordered.parameters(), strict=True):
         np.testing.assert_allclose(one.grad, expected.detach(), rtol=1e-3, atol=1e-4, err_msg=name)
+
+
+@pytest.mark.parametrize("model", [MEM_VAE, tiny.vae()], ids=["memory", "vae"])
+def test_evaluation_has_the_same_log_weights(model: MemVAE) -> None:
+    from benchmarks.torch_mem_vae import TorchMemVAE
+
+    variables, batch = tiny.variables(model.clone(batch_axes=())), tiny.batch(B)
+    keys = tiny.keys(batch, K)
+    theirs = TorchMemVAE(model).eval()
+    theirs.load(variables["params"], variables["batch_stats"])
+    images = copied(batch.images).flatten(1)
+    mean, log_variance, _ = theirs.encode(images)
+    found = theirs.log_weights(images, mean, log_variance, noise_of(keys)[0])
+    expected = tiny.terms(model.clone(batch_axes=()), variables, batch, K).log_weights
+    np.testing.assert_allclose(found.detach(), expected, rtol=1e-5)
+
+
+def test_an_evaluation_of_all_samples_is_timed() -> None:
+    from benchmarks.torch_common import How
+    from benchmarks.torch_mem_vae import TorchMemVAE, likelihood
+
+    seen = []
+    sizes = Sizes(num_samples=7, batch_size=3, chunk_size=3)
+    experiment = dataclasses.replace(configs.get("vae_digits"), model=tiny.vae())
+    images = timing.random_grey(5, 12).splits["train"].images.reshape(-1, *tiny.IMAGE_SHAPE)
+    split = Split(images)
+    dataset = Dataset("random", {"train": split, "test": split}, 255)
+    with pytest.MonkeyPatch.context() as patch:
+        weigh = TorchMemVAE.log_weights
+        patch.setattr(
+            TorchMemVAE, "log_weights", lambda *given: seen.append(given[-1].shape) or weigh(*given)
+        )
+        made = likelihood(experiment, tiny.variables(tiny.vae()), dataset, sizes, How())
+        assert made.seconds(4) > 0
+    latent = tiny.SIZES["latent"]
+    assert seen == [(3, 3, latent), (3, 3, latent), (1, 3, latent)] * 3  # once to warm up
+
+
+def test_pythae_has_the_same_gradient_and_estimate() -> None:
+    pytest.importorskip("pythae")
+    from benchmarks.torch_mem_vae import TorchMemVAE, bound
+    from benchmarks.torch_pythae import make
+
+    variables, latent = tiny.variables(tiny.vae()), tiny.SIZES["latent"]
+    images = copied(tiny.batch(B).images).flatten(1)
+    noise = torch.randn(K, B, latent, generator=torch.manual_seed(0))
+    ours, inner = TorchMemVAE(tiny.vae()), TorchMemVAE(tiny.vae())
+    for module in (ours, inner):
+        module.load(variables["params"], variables["batch_stats"])
+    theirs = make(inner, K)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(theirs, "_sample_gauss", lambda m, s: (m + s * noise.transpose(0, 1), None))
+        theirs({"data": images}).loss.backward()
+    (-bound(ours(images, noise, noise)[0]).mean()).backward()
+    for (name, one), other in zip(inner.named_parameters(), ours.parameters(), strict=True):
+        np.testing.assert_allclose(one.grad, other.grad, rtol=1e-3, atol=1e-5, err_msg=name)
+    # Where every sample is the mean, so is the estimate of one sample.
+    theirs.eval(), ours.eval().load(variables["params"], variables["batch_stats"])
+    inner.load(variables["params"], variables["batch_stats"])
+    with torch.no_grad(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(theirs, "_sample_gauss", lambda mean, deviation: (mean, None))
+        found = theirs.get_nll(images, 200)
+        expected = ours(images, torch.zeros(1, B, latent), noise)[0].mean()
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
 
 
 def test_moving_means_move_once() -> None:
