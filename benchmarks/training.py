@@ -3,7 +3,8 @@
     python -m benchmarks.training --data-dir DIR
 
 - `epochs`: of the experiments.
-- `start`: a new process with an empty cache of prepared data, up to its first step and checkpoint.
+- `start`: a new process with an empty cache of prepared data, up to its first step and checkpoint;
+  without a cache of compiled programs (JAX_COMPILATION_CACHE_DIR), and with one that is filled.
 - `seeds`: a step of several seeds together, beside one of a single seed, on random images.
 
 Rounds of what is compared alternate and the median is taken, since machines are noisy. Results go
@@ -42,6 +43,7 @@ from train.devices import RunState
 from train.replicas import stacked
 from train.runner import fit_to_data
 
+COMPILED = "JAX_COMPILATION_CACHE_DIR"
 Part = Literal["epochs", "start", "seeds"]
 
 
@@ -120,21 +122,39 @@ def epoch_seconds(names: tuple[str, ...], rounds: int, data_dir: str | None) -> 
     ]
 
 
-def start_seconds(name: str, rounds: int, data_dir: str | None) -> Record:
-    """Median seconds from the start of a process to the checkpoint after its first step."""
+def start_seconds(name: str, rounds: int, data_dir: str | None) -> list[Record]:
+    """Median seconds of `start` without a compilation cache and with a filled one, alternating."""
+    with tempfile.TemporaryDirectory() as compiled:
+        start(name, data_dir, compiled)
+        caches = {"start_seconds": None, "start_seconds_warm": compiled}
+        seconds = [
+            [start(name, data_dir, cache) for cache in caches.values()] for _ in range(rounds)
+        ]
+    return [
+        _record(name, configs.get(name).dataset, metric, list(found))
+        for metric, found in zip(caches, zip(*seconds, strict=True), strict=True)
+    ]
+
+
+def start(name: str, data_dir: str | None, compiled: str | None) -> float:
+    """Seconds from the start of a process to its end, after the first step and its checkpoint.
+
+    Args:
+        name: of an experiment.
+        data_dir: folder with <dataset>.npz files; the cache of prepared data is empty.
+        compiled: folder of jax's compilation cache, if there is to be one.
+    """
     program = f"import train; train.run({name!r}, 'run', data_dir={data_dir!r}, stop_at_step=1)"
-    seconds = []
-    for _ in range(rounds):
-        with tempfile.TemporaryDirectory() as folder:
-            environment = {
-                **os.environ,
-                "MEMJAX_CACHE_DIR": f"{folder}/cache",
-                "PYTHONPATH": str(Path.cwd()),
-            }
-            started = time.monotonic()
-            subprocess.run([sys.executable, "-c", program], cwd=folder, env=environment, check=True)
-            seconds.append(time.monotonic() - started)
-    return _record(name, configs.get(name).dataset, "start_seconds", seconds)
+    with tempfile.TemporaryDirectory() as folder:
+        environment = {
+            **{key: of for key, of in os.environ.items() if key != COMPILED},
+            **({COMPILED: compiled} if compiled else {}),
+            "MEMJAX_CACHE_DIR": f"{folder}/cache",
+            "PYTHONPATH": str(Path.cwd()),
+        }
+        started = time.monotonic()
+        subprocess.run([sys.executable, "-c", program], cwd=folder, env=environment, check=True)
+        return time.monotonic() - started
 
 
 def seeds_seconds(name: str, num_seeds: int, rounds: int) -> list[Record]:
@@ -195,7 +215,7 @@ def main(
     folder = None if data_dir is None else str(epath.Path(data_dir).resolve())
     measured: dict[Part, Callable[[], list[Record]]] = {
         "epochs": lambda: epoch_seconds(experiments, rounds, folder),
-        "start": lambda: [start_seconds(experiments[0], rounds, folder)],
+        "start": lambda: start_seconds(experiments[0], rounds, folder),
         "seeds": lambda: seeds_seconds(experiments[-1], num_seeds, rounds),
     }
     rows = [("experiment", "metric", "median", "all")]

@@ -13,6 +13,7 @@ from .records import Record
 TIMES = {
     "epoch_seconds": "an epoch of training",
     "start_seconds": "start of a process to the checkpoint after its first step",
+    "start_seconds_warm": "the same with a filled compilation cache",
     "step_seconds": "a step of training",
     "step_seconds_torch_eager": "a step of the same model in PyTorch, eager",
     "step_seconds_torch_compiled": "a step of the same model in PyTorch, compiled",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+from pathlib import Path
 from typing import Any
 
 import chex
@@ -120,6 +121,34 @@ def test_an_evaluation_and_its_products() -> None:
     # The last chunk is as large as the others.
     products = limit.products(*made.traced())
     assert limit.total_flops(products) == 2 * 5 * (encoder + 9 * decoder)
+
+
+def test_starts_without_and_with_what_is_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str | None] = []
+
+    def start(name: str, data_dir: str | None, compiled: str | None) -> float:
+        calls.append(compiled)
+        return 1.0 + 4.0 * (compiled is None)
+
+    monkeypatch.setattr(training, "start", start)
+    found = training.start_seconds("vae_mnist", 2, None)
+    assert [(one.metric, one.value) for one in found] == [
+        ("start_seconds", 5.0),
+        ("start_seconds_warm", 1.0),
+    ]
+    cache, *rest = calls
+    assert cache and rest == [None, cache] * 2  # it is filled before the rounds
+
+
+def test_a_start_finds_what_another_has_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "users"))
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    assert training.start("vae_digits", None, None) > 0
+    assert not list(tmp_path.iterdir())
+    assert training.start("vae_digits", None, str(tmp_path / "own")) > 0
+    assert [path.name for path in tmp_path.iterdir()] == ["own"]
 
 
 def test_seconds_over_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
