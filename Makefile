@@ -18,9 +18,11 @@ demo: $(VENV)/.runtime
 test: lint
 	$(BIN)/python -m pytest tests -n auto --maxprocesses 8 --dist loadfile
 
-# Training steps beside the same in PyTorch and the machine's limit; python -m benchmarks --help.
+# Training and evaluation beside PyTorch's, pythae's and the machine's limit, and the start of a
+# process, which needs MNIST; python -m benchmarks --help.
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.training --parts start
 	$(BIN)/python -m eval tables --readme README.md
 
 # Kills, long runs and broken inputs; at most half an hour of two cores. See results/README.md.
