@@ -6,6 +6,7 @@ Array functions first; the modules below them only hold the parameters.
 from typing import Literal, TypeVar
 
 import flax.linen as nn
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -110,6 +111,35 @@ def draw_address(log_probabilities: Array, keys: Array) -> Array:
         # Less than one times the sum is less than the left part where the right part is nothing.
         address = 2 * address + (uniform[:, i] * (left + right) >= left)
     return address
+
+
+@flax.struct.dataclass
+class Addresses:
+    """A distribution over the entries of a memory, for each query.
+
+    Attributes:
+        log_probabilities: `[B, M]`, or `[1, M]` for any number of examples.
+    """
+
+    log_probabilities: Array
+
+    def draw(self, keys: Array) -> Array:
+        """An address for each key, `[B]` int32."""
+        return draw_address(self.log_probabilities, keys)
+
+    def log_probability(self, address: Array) -> Array:
+        """That of an address `[B]`, in nats."""
+        rows = len(self.log_probabilities)
+        return self.log_probabilities[jnp.arange(rows) if rows > 1 else 0, address]
+
+    def kl(self, prior: "Addresses") -> Array:
+        """KL(q(a | x) || p(a)) `[B]`, in nats."""
+        log_q, log_p = self.log_probabilities, prior.log_probabilities
+        return jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=-1)
+
+    def entropy(self) -> Array:
+        """`[B]` or `[1]`, in nats."""
+        return -jnp.sum(jnp.exp(self.log_probabilities) * self.log_probabilities, axis=-1)
 
 
 def hard_read(memory: Tree, address: Array) -> Tree:

@@ -194,7 +194,7 @@ def test_torch_has_the_same_model(model: VMA, size: int) -> None:
             return model.apply(*given, method="terms")
 
         terms = jax.vmap(forced)(keys, address)
-        log_score = jnp.take_along_axis(encoding.log_posterior, address.T, axis=1).T
+        log_score = jnp.take_along_axis(encoding.posterior.log_probabilities, address.T, axis=1).T
         return terms.log_weights - log_score, log_score
 
     noise = jax.vmap(jax.vmap(lambda key: jax.random.normal(key, (2,))))(keys)

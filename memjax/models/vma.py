@@ -15,7 +15,7 @@ from jax import lax
 
 from memjax import distributions
 from memjax.errors import InputError
-from memjax.memory import Similarity, blend, draw_address, hard_read, similarity
+from memjax.memory import Addresses, Similarity, blend, hard_read, similarity
 from memjax.networks import (
     ConvolutionalNetworks,
     DenseNetworks,
@@ -38,13 +38,13 @@ class Memory:
         keys: `[M, E]`, embeddings to be matched.
         reading: what the networks read of each entry; None where less is to be read once the
             addresses or mixtures are known.
-        log_prior: `[M]`, log p(a).
+        prior: p(a).
     """
 
     entries: Array
     keys: Array
     reading: Reading | None
-    log_prior: Array
+    prior: Addresses
 
 
 @flax.struct.dataclass
@@ -54,12 +54,12 @@ class Encoding:
     Attributes:
         images: `[B, D]`, the targets' share of the posterior's first layer.
         memory: None without addressing.
-        log_posterior: `[B, M]`, log q(a | x); None but with hard addressing.
+        posterior: q(a | x); None but with hard addressing.
     """
 
     images: Array
     memory: Memory | None
-    log_posterior: Array | None
+    posterior: Addresses | None
 
 
 class VMA(nn.Module):
@@ -170,11 +170,10 @@ class VMA(nn.Module):
         """The targets, the memory and q(a | x)."""
         del train
         memory = self._read_memory(batch.context, self._num_drawn(batch))
-        log_posterior = None
+        posterior = None
         if memory is not None and self.addressing == "hard":
-            query = self.networks.embed_images(batch.images)
-            log_posterior = self._log_probabilities(query, memory.keys)
-        return Encoding(self.networks.read_images(batch.images), memory, log_posterior)
+            posterior = self._addresses(self.networks.embed_images(batch.images), memory.keys)
+        return Encoding(self.networks.read_images(batch.images), memory, posterior)
 
     def terms(
         self,
@@ -211,8 +210,8 @@ class VMA(nn.Module):
             InputError: the model has no addresses.
         """
         del batch
-        log_q, memory = self._hard(encoding)
-        return log_q, memory.log_prior
+        posterior, memory = self._hard(encoding)
+        return posterior.log_probabilities, memory.prior.log_probabilities[0]
 
     def shuffle_memory(self, batch: Batch, encoding: Encoding, key: Array) -> Encoding:
         """The encoding with contents out of place: whatever a was found by, a has another's.
@@ -224,7 +223,7 @@ class VMA(nn.Module):
         """
         del batch
         _, memory = self._hard(encoding)
-        size = memory.log_prior.shape[0]
+        size = len(memory.entries)
         # Each entry of a random circle has the contents of the next one.
         circle = jax.random.permutation(key, size)
         others = jnp.zeros(size, jnp.int32).at[circle].set(jnp.roll(circle, 1))
@@ -235,8 +234,8 @@ class VMA(nn.Module):
         """Means `[B, H, W, C]` of p(x | z, m_a) at one sample of the posterior."""
         del batch
         if self.addressing == "hard":
-            log_q, memory = self._hard(encoding)
-            reading = self._read(memory, draw_address(log_q, _folded(keys, 1)))
+            posterior, memory = self._hard(encoding)
+            reading = self._read(memory, posterior.draw(_folded(keys, 1)))
             z, _ = self._draw_latent(encoding, _of_latent(reading), keys)
             return self._image_distribution(z, reading).mean()
         z, _ = self._draw_latent(encoding, None, keys)
@@ -259,7 +258,7 @@ class VMA(nn.Module):
             return Generated(images.mean(), distributions.draw_images(images, keys))
         assert memory is not None
         if address is None:
-            address = draw_address(memory.log_prior[None], _folded(keys, 1))
+            address = memory.prior.draw(_folded(keys, 1))
         reading = self._read(memory, address)
         of_z = _of_latent(reading)
         z = _at(
@@ -274,29 +273,28 @@ class VMA(nn.Module):
         """`features` of the targets `[B, D]`, and q(a | x) `[B, M]` as `preferences`."""
         del batch, keys
         found = {"features": encoding.images}
-        if encoding.log_posterior is not None:
-            found["preferences"] = jnp.exp(encoding.log_posterior)
+        if encoding.posterior is not None:
+            found["preferences"] = jnp.exp(encoding.posterior.log_probabilities)
         return found
 
     def _hard_terms(
         self, batch: Batch, encoding: Encoding, keys: Array, train: bool, forced: Array | None
     ) -> Terms:
-        log_q, memory = self._hard(encoding)
-        log_p = memory.log_prior
-        address = draw_address(log_q, _folded(keys, 1)) if forced is None else forced
+        of_address, memory = self._hard(encoding)
+        address = of_address.draw(_folded(keys, 1)) if forced is None else forced
         reading = self._read(memory, address)
         of_z = _of_latent(reading)
         z, posterior = self._draw_latent(encoding, of_z, keys)
         prior = distributions.diagonal_normal(of_z.prior_mean, of_z.prior_log_variance)
-        log_score = jnp.take_along_axis(log_q, address[:, None], axis=-1)[:, 0]
+        log_score = of_address.log_probability(address)
         if forced is not None:
             log_score = jnp.zeros_like(log_score)
         kl_latent = posterior.kl_divergence(prior)
-        kl_address = jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=-1)
-        entropy_prior = -jnp.sum(jnp.exp(log_p) * log_p)
+        kl_address = of_address.kl(memory.prior)
+        probabilities = jnp.exp(of_address.log_probabilities)
         return Terms(
             log_likelihood=self._image_distribution(z, reading).log_prob(batch.images),
-            log_prior=log_p[address] + prior.log_prob(z),
+            log_prior=memory.prior.log_probability(address) + prior.log_prob(z),
             log_posterior=log_score + posterior.log_prob(z),
             log_score=log_score,
             kl=kl_address + kl_latent,
@@ -304,9 +302,9 @@ class VMA(nn.Module):
             diagnostics={
                 "kl_address": kl_address,
                 "kl_latent": kl_latent,
-                "entropy_prior": jnp.full_like(kl_address, entropy_prior),
-                **self._hit_rate(batch, jnp.exp(log_q)),
-                **({"posterior": jnp.exp(log_q)} if train and self.memory == "learned" else {}),
+                "entropy_prior": jnp.broadcast_to(memory.prior.entropy(), kl_address.shape),
+                **self._hit_rate(batch, probabilities),
+                **({"posterior": probabilities} if train and self.memory == "learned" else {}),
             },
             reparameterised=False,
         )
@@ -349,7 +347,7 @@ class VMA(nn.Module):
         reading = None
         if self._reads_all(len(entries), num_drawn):
             reading = self.networks.read_entries(entries, latent=self.addressing == "hard")
-        return Memory(entries, keys, reading, self._log_prior(keys))
+        return Memory(entries, keys, reading, self._prior(keys))
 
     def _reads_all(self, num_entries: int, num_drawn: int | None) -> bool:
         """Whether every entry is read before some are drawn or mixed."""
@@ -368,13 +366,15 @@ class VMA(nn.Module):
             return self.networks.read_entries(hard_read(memory.entries, address), latent=True)
         return hard_read(memory.reading, address)
 
-    def _log_prior(self, keys: Array) -> Array:
+    def _prior(self, keys: Array) -> Addresses:
         if self.addressing == "hard" and self.prior == "learned_query":
-            return self._log_probabilities(self.prior_query, keys)[0]
-        return jnp.full(keys.shape[0], -math.log(keys.shape[0]))
+            return self._addresses(self.prior_query, keys)
+        return Addresses(jnp.full((1, len(keys)), -math.log(len(keys))))
 
-    def _log_probabilities(self, query: Array, keys: Array) -> Array:
-        return jax.nn.log_softmax(similarity(query, keys, self.similarity, self.precision))
+    def _addresses(self, query: Array, keys: Array) -> Addresses:
+        return Addresses(
+            jax.nn.log_softmax(similarity(query, keys, self.similarity, self.precision))
+        )
 
     def _draw_latent(
         self, encoding: Encoding, reading: LatentReading | None, keys: Array
@@ -388,7 +388,9 @@ class VMA(nn.Module):
         return None if memory is None else self._blend(memory, self._attention(memory, z))
 
     def _attention(self, memory: Memory, z: Array) -> Array:
-        return jnp.exp(self._log_probabilities(self.networks.embed_latent(z), memory.keys))
+        return jnp.exp(
+            self._addresses(self.networks.embed_latent(z), memory.keys).log_probabilities
+        )
 
     def _blend(self, memory: Memory, attention: Array) -> Reading:
         if memory.reading is not None:
@@ -396,11 +398,11 @@ class VMA(nn.Module):
         mixtures = blend(memory.entries, attention, self.precision)
         return self.networks.read_entries(mixtures, latent=False)
 
-    def _hard(self, encoding: Encoding) -> tuple[Array, Memory]:
-        """log q(a | x) and the memory; only hard addressing has both."""
-        if encoding.log_posterior is None or encoding.memory is None:
+    def _hard(self, encoding: Encoding) -> tuple[Addresses, Memory]:
+        """q(a | x) and the memory; only hard addressing has both."""
+        if encoding.posterior is None or encoding.memory is None:
             raise InputError(f"model.addressing: found {self.addressing}, expected hard")
-        return encoding.log_posterior, encoding.memory
+        return encoding.posterior, encoding.memory
 
     def _hit_rate(self, batch: Batch, probabilities: Array) -> dict[str, Array]:
         """The probability `[B]` of an entry of the target's own class, where classes are known."""
