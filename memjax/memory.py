@@ -3,7 +3,7 @@
 Array functions first; the modules below them only hold the parameters.
 """
 
-from typing import Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar
 
 import flax.linen as nn
 import flax.struct
@@ -113,32 +113,52 @@ def draw_address(log_probabilities: Array, keys: Array) -> Array:
     return address
 
 
+class Distribution(Protocol):
+    """q(a | x) of B targets, or p(a), which is one row for any number of them."""
+
+    @property
+    def log_probabilities(self) -> Array:
+        """Of every entry, `[B, M]` or `[1, M]`."""
+
+    def draw(self, keys: Array) -> Array:
+        """An address for each key, `[B]` int32, without gradient."""
+
+    def log_probability(self, address: Array) -> Array:
+        """That of an address `[B]`, in nats."""
+
+    def kl(self, prior: Any) -> Array:
+        """KL(q(a | x) || p(a)) `[B]`, in nats."""
+
+    def entropy(self) -> Array:
+        """`[B]` or `[1]`, in nats."""
+
+
 @flax.struct.dataclass
 class Addresses:
-    """A distribution over the entries of a memory, for each query.
+    """One softmax over the entries of a memory, for each query; a `Distribution`.
 
     Attributes:
-        log_probabilities: `[B, M]`, or `[1, M]` for any number of examples.
+        log_probabilities: `[B, M]`, or `[1, M]`.
     """
 
     log_probabilities: Array
 
     def draw(self, keys: Array) -> Array:
-        """An address for each key, `[B]` int32."""
+        """As `Distribution`."""
         return draw_address(self.log_probabilities, keys)
 
     def log_probability(self, address: Array) -> Array:
-        """That of an address `[B]`, in nats."""
+        """As `Distribution`."""
         rows = len(self.log_probabilities)
         return self.log_probabilities[jnp.arange(rows) if rows > 1 else 0, address]
 
     def kl(self, prior: "Addresses") -> Array:
-        """KL(q(a | x) || p(a)) `[B]`, in nats."""
+        """As `Distribution`."""
         log_q, log_p = self.log_probabilities, prior.log_probabilities
         return jnp.sum(jnp.exp(log_q) * (log_q - log_p), axis=-1)
 
     def entropy(self) -> Array:
-        """`[B]` or `[1]`, in nats."""
+        """As `Distribution`."""
         return -jnp.sum(jnp.exp(self.log_probabilities) * self.log_probabilities, axis=-1)
 
 

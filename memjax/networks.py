@@ -17,7 +17,7 @@ from memjax.nn import Dense, Precision
 from memjax.types import Array
 
 Pyramids = Literal["shared", "separate"]
-Embeddings = Literal["separate", "shared"]
+Embeddings = Literal["separate", "shared", "learned"]
 
 
 @flax.struct.dataclass
@@ -106,7 +106,8 @@ class DenseNetworks(nn.Module):
             The paper does not say. Without them the last hidden layer is a bottleneck, and recall
             copies images no better than to 19 nats within 14,000 steps.
         matching: E, dimensions of the embeddings.
-        embeddings: `shared` embeds images and entries by one network, `separate` by two.
+        embeddings: `shared` embeds images and entries by one network, `separate` by two; `learned`
+            embeds images alone.
         precision: of the matrix products.
 
     Source: Bornschein et al. 2017, section 4.1.
@@ -190,7 +191,8 @@ class ConvolutionalNetworks(nn.Module):
         maps: of the six convolutions of a pyramid, from the image up.
         hidden: units of the dense layers behind a pyramid.
         matching: E, dimensions of the embeddings.
-        embeddings: `shared` embeds images and entries by one network, `separate` by two.
+        embeddings: `shared` embeds images and entries by one network, `separate` by two; `learned`
+            embeds images alone.
         skips: whether the decoder's upscaling layers see the entry's pyramid, or z and the vector
             alone.
         pyramids: `shared` is one pyramid of an entry for posterior, prior and decoder; `separate`

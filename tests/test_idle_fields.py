@@ -38,6 +38,8 @@ MODELS: list[tuple[type, dict[str, Any]]] = [
             ["hard", "soft", "none"], ["episode", "learned"], ["dense", "convolutional"]
         )
     ),
+    *((VMA, {**VMA_SIZES, "memory": "learned", "embeddings": e}) for e in ("separate", "learned")),
+    (VMA, {**VMA_SIZES, "memory": "learned", "block_size": 1}),
     *(
         (Writer, {**WRITER, "attention": attention, "output": "linear", "slots": slots})
         for attention, slots in itertools.product(["none", "gaussian"], [0, 3])

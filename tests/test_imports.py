@@ -31,11 +31,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "sampling": {"types"},
     "data": {"types"},
     "memory": {"nn", "types"},
+    "large_memory": {"memory", "nn", "types"},
     "objectives": {"bounds", "types"},
     "networks": {"nn", "convolution", "types"},
     "models": {
         *("types", "distributions", "nn", "memory", "networks", "residual", "matching"),
-        *("recurrent", "windows"),
+        *("recurrent", "windows", "large_memory"),
     },
     "training": {"sampling", "bounds", "types"},
     "evaluation": {"sampling", "bounds", "types"},

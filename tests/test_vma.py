@@ -21,6 +21,8 @@ M, B, K = 3, 2, 3
 MODELS: dict[str, dict[str, Any]] = {
     "episode": {},
     "learned": {"memory": "learned", "memory_size": M, "memory_units": 5},
+    "blocks": {"memory": "learned", "memory_size": M, "memory_units": 5, "block_size": 1},
+    "learned keys": {"memory": "learned", "memory_size": M, "embeddings": "learned"},
     "flat prior": {"prior": "flat"},
     "cosine": {"similarity": "cosine"},
     "inner": {"similarity": "inner"},
@@ -54,7 +56,9 @@ def keys(given: Batch, num_samples: int = K) -> jax.Array:
     return sampling.sample_keys(jax.random.key(2), given.index, jnp.arange(num_samples))
 
 
-def terms_at(model: VMA, of: Variables, given: Batch, address: jax.Array) -> tuple[Terms, Any]:
+def terms_at(
+    model: VMA, of: Variables, given: Batch, address: jax.Array, noise: Any = None
+) -> tuple[Terms, Any]:
     """Terms of K samples at addresses `[K, B]`, and log q(a | x) of these addresses."""
     encoding = model.apply(of, given, True, method="encode")
     log_q, _ = model.apply(of, given, encoding, method="address_log_probs")
@@ -63,7 +67,7 @@ def terms_at(model: VMA, of: Variables, given: Batch, address: jax.Array) -> tup
     def one(keys: jax.Array, address: jax.Array) -> Terms:
         return model.apply(of, given, encoding, keys, True, address, method="terms")
 
-    forced = jax.vmap(one)(keys(given), address)
+    forced = jax.vmap(one)(keys(given) if noise is None else noise, address)
     return forced.replace(log_posterior=forced.log_posterior + score, log_score=score), score
 
 
@@ -136,6 +140,62 @@ def test_terms_of_drawn_addresses_are_those_of_forced_ones(fields: dict[str, Any
     np.testing.assert_allclose(
         drawn.kl, drawn.diagnostics["kl_address"] + drawn.diagnostics["kl_latent"]
     )
+
+
+@pytest.mark.usefixtures("wide")
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"embeddings": "learned"},
+        {"prior": "flat"},
+        {"kind": "convolutional", "similarity": "cosine"},
+    ],
+)
+def test_blocks_change_nothing_but_how_addresses_are_drawn(fields: dict[str, Any]) -> None:
+    sizes = {"memory": "learned", "memory_size": 12, "memory_units": 5, "maps": (8, 8)}
+    blocks, whole = vma(**sizes, **fields, block_size=4), vma(**sizes, **fields)
+    given = batch()
+    start = variables(whole, given)
+    shared = set(blocks.shared_parameters)
+    assert shared and not whole.shared_parameters
+    in_blocks = dict(start["params"])
+    for name in shared & in_blocks.keys():
+        in_blocks[name] = in_blocks[name].reshape(3, 4, *in_blocks[name].shape[1:])
+
+    def drawn(params: Any) -> tuple[jax.Array, Terms]:
+        of = {"params": params}
+        terms, _ = sampling.sample_terms(blocks, of, given, keys(given, 20), False)
+        return objectives.vimco(terms).sum(), terms
+
+    (value, terms), gradient = jax.value_and_grad(drawn, has_aux=True)(in_blocks)
+    of_drawn = {"params": in_blocks}
+    encoding = blocks.apply(of_drawn, given, True, method="encode")
+    log_q, _ = blocks.apply(of_drawn, given, encoding, method="address_log_probs")
+    distance = jnp.abs(terms.log_score[..., None] - log_q)
+    address = jnp.argmin(distance, axis=-1)
+    np.testing.assert_allclose(jnp.min(distance, axis=-1), 0, atol=1e-9)
+    assert len(np.unique(address)) > 6
+
+    def forced(params: Any) -> tuple[jax.Array, Terms]:
+        terms, _ = terms_at(whole, {"params": params}, given, address, keys(given, 20))
+        return objectives.vimco(terms).sum(), terms
+
+    (expected_value, expected), whole_gradient = jax.value_and_grad(forced, has_aux=True)(
+        start["params"]
+    )
+    np.testing.assert_allclose(value, expected_value, rtol=1e-9)
+    for name in ("kl_address", "kl_latent", "entropy_prior"):
+        found = terms.diagnostics[name]
+        np.testing.assert_allclose(found, expected.diagnostics[name], rtol=1e-9, err_msg=name)
+    for name, leaf in jax.tree.map(np.asarray, gradient).items():
+        jax.tree.map(
+            lambda one, other: np.testing.assert_allclose(
+                np.reshape(one, other.shape), other, rtol=2e-6, atol=1e-9
+            ),
+            leaf,
+            whole_gradient[name],
+        )
 
 
 @pytest.mark.usefixtures("wide")

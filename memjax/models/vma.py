@@ -5,6 +5,7 @@ Bornschein, Mnih, Zoran and Rezende, Variational memory addressing in generative
 
 import dataclasses
 import math
+from collections.abc import Hashable
 from typing import Any, Literal
 
 import flax.linen as nn
@@ -13,9 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from memjax import distributions
+from memjax import distributions, large_memory
 from memjax.errors import InputError
-from memjax.memory import Addresses, Similarity, blend, hard_read, similarity
+from memjax.large_memory import BlockAddresses, Slots
+from memjax.memory import Addresses, Distribution, Similarity, blend, hard_read, similarity
 from memjax.networks import (
     ConvolutionalNetworks,
     DenseNetworks,
@@ -33,18 +35,18 @@ from memjax.types import Array, Batch, Generated, SetByProgram, Terms, idle_fiel
 class Memory:
     """What a model makes of its memory, free of noise and of the targets.
 
+    Of a memory that is shared out over devices, this one's part.
+
     Attributes:
         entries: `[M, ...]`, the learned vectors or the images themselves.
         keys: `[M, E]`, embeddings to be matched.
         reading: what the networks read of each entry; None where less is to be read once the
             addresses or mixtures are known.
-        prior: p(a).
     """
 
     entries: Array
     keys: Array
     reading: Reading | None
-    prior: Addresses
 
 
 @flax.struct.dataclass
@@ -55,11 +57,13 @@ class Encoding:
         images: `[B, D]`, the targets' share of the posterior's first layer.
         memory: None without addressing.
         posterior: q(a | x); None but with hard addressing.
+        prior: p(a), likewise.
     """
 
     images: Array
     memory: Memory | None
-    posterior: Addresses | None
+    posterior: Distribution | None
+    prior: Distribution | None
 
 
 class VMA(nn.Module):
@@ -81,6 +85,10 @@ class VMA(nn.Module):
         addressing: `hard` draws an address a from q(a | x), with a prior p(a); `soft` blends all
             entries by an attention that z decides alone, z ~ N(0, I); `none` is a VAE without
             memory, z ~ N(0, I).
+        block_size: slots of a block of a learned memory, a divisor of M. Its addresses are found in
+            two levels, see `large_memory`; no array is then larger than the memory itself, and
+            training on several devices shares the blocks out over them. 0 for one softmax over all
+            entries.
         similarity: of embeddings, see `memory.similarity`.
         prior: `learned_query` is a softmax over the similarities to a learned query, `flat` is
             1 / M.
@@ -95,7 +103,9 @@ class VMA(nn.Module):
         latent: dimensions of z.
         matching: dimensions of the embeddings.
         embeddings: of targets and entries come from `separate` networks, as in the paper, or from
-            one `shared` by both, which finds an exact copy of the target from the start.
+            one `shared` by both, which finds an exact copy of the target from the start. Those of
+            learned entries may be parameters too, `learned`: to embed a large memory in each step
+            takes longer than to match it.
         precision: of matrix products; set from `train.precision`.
         batch_axes: mapped axes of a batch; where `samples` is among them, a step that draws fewer
             addresses than there are entries reads the drawn ones alone.
@@ -108,6 +118,7 @@ class VMA(nn.Module):
     memory_size: int = 256
     memory_units: int = 256
     memory_scale: float = 0.00375
+    block_size: int = 0
     addressing: Literal["hard", "soft", "none"] = "hard"
     similarity: Similarity = "memory_normalised"
     prior: Literal["learned_query", "flat"] = "learned_query"
@@ -134,6 +145,16 @@ class VMA(nn.Module):
         return self.addressing != "none" and self.memory == "learned"
 
     @property
+    def shared_parameters(self) -> tuple[str, ...]:
+        """Those of which each device of training has its share, of the first axis."""
+        return ("memory", "slot_keys") if self._blocks else ()
+
+    @property
+    def shared_blocks(self) -> int:
+        """Into how many parts these can be divided."""
+        return self.memory_size // self._blocks if self._blocks else 0
+
+    @property
     def idle_fields(self) -> dict[str, str]:
         """Fields without effect, and what would give them one."""
         hard, soft = self.addressing == "hard", self.addressing == "soft"
@@ -144,6 +165,7 @@ class VMA(nn.Module):
                 "model.addressing hard or soft": (hard or soft, of_memory),
                 "a learned memory": (learned, ("memory_size", "memory_scale")),
                 "a learned memory of dense networks": (learned and dense, ("memory_units",)),
+                "hard addressing of a learned memory": (hard and learned, ("block_size",)),
                 "model.addressing hard": (hard, ("prior",)),
                 "model.addressing soft": (soft, ("blended",)),
                 "model.kind convolutional": (not dense, ("maps",)),
@@ -162,18 +184,18 @@ class VMA(nn.Module):
         if self.learns_memory:
             entry = (self.memory_units,) if self.kind == "dense" else self._image_shape
             scale = self.memory_scale * math.sqrt(self.memory_size)
-            self.learned = self.param(
-                "memory", nn.initializers.normal(scale), (self.memory_size, *entry)
-            )
+            self.learned = self._slots("memory", scale, entry)
+            if self.embeddings == "learned":
+                self.slot_keys = self._slots("slot_keys", 1.0, (self.matching,))
 
     def encode(self, batch: Batch, train: bool) -> Encoding:
         """The targets, the memory and q(a | x)."""
         del train
         memory = self._read_memory(batch.context, self._num_drawn(batch))
-        posterior = None
+        posterior = prior = None
         if memory is not None and self.addressing == "hard":
-            posterior = self._addresses(self.networks.embed_images(batch.images), memory.keys)
-        return Encoding(self.networks.read_images(batch.images), memory, posterior)
+            posterior, prior = self._match(self.networks.embed_images(batch.images), memory)
+        return Encoding(self.networks.read_images(batch.images), memory, posterior, prior)
 
     def terms(
         self,
@@ -210,8 +232,8 @@ class VMA(nn.Module):
             InputError: the model has no addresses.
         """
         del batch
-        posterior, memory = self._hard(encoding)
-        return posterior.log_probabilities, memory.prior.log_probabilities[0]
+        posterior, prior, _ = self._hard(encoding)
+        return posterior.log_probabilities, prior.log_probabilities[0]
 
     def shuffle_memory(self, batch: Batch, encoding: Encoding, key: Array) -> Encoding:
         """The encoding with contents out of place: whatever a was found by, a has another's.
@@ -222,19 +244,20 @@ class VMA(nn.Module):
             InputError: the model has no addresses.
         """
         del batch
-        _, memory = self._hard(encoding)
+        *_, memory = self._hard(encoding)
         size = len(memory.entries)
         # Each entry of a random circle has the contents of the next one.
         circle = jax.random.permutation(key, size)
         others = jnp.zeros(size, jnp.int32).at[circle].set(jnp.roll(circle, 1))
-        moved = dataclasses.replace(memory, reading=hard_read(memory.reading, others))
+        read = hard_read((memory.entries, memory.reading), others)
+        moved = dataclasses.replace(memory, entries=read[0], reading=read[1])
         return dataclasses.replace(encoding, memory=moved)
 
     def reconstruct(self, batch: Batch, encoding: Encoding, keys: Array) -> Array:
         """Means `[B, H, W, C]` of p(x | z, m_a) at one sample of the posterior."""
         del batch
         if self.addressing == "hard":
-            posterior, memory = self._hard(encoding)
+            posterior, _, memory = self._hard(encoding)
             reading = self._read(memory, posterior.draw(_folded(keys, 1)))
             z, _ = self._draw_latent(encoding, _of_latent(reading), keys)
             return self._image_distribution(z, reading).mean()
@@ -258,7 +281,8 @@ class VMA(nn.Module):
             return Generated(images.mean(), distributions.draw_images(images, keys))
         assert memory is not None
         if address is None:
-            address = memory.prior.draw(_folded(keys, 1))
+            _, prior = self._match(self._prior_query, memory)
+            address = prior.draw(_folded(keys, 1))
         reading = self._read(memory, address)
         of_z = _of_latent(reading)
         z = _at(
@@ -280,7 +304,7 @@ class VMA(nn.Module):
     def _hard_terms(
         self, batch: Batch, encoding: Encoding, keys: Array, train: bool, forced: Array | None
     ) -> Terms:
-        of_address, memory = self._hard(encoding)
+        of_address, prior_of_address, memory = self._hard(encoding)
         address = of_address.draw(_folded(keys, 1)) if forced is None else forced
         reading = self._read(memory, address)
         of_z = _of_latent(reading)
@@ -290,11 +314,11 @@ class VMA(nn.Module):
         if forced is not None:
             log_score = jnp.zeros_like(log_score)
         kl_latent = posterior.kl_divergence(prior)
-        kl_address = of_address.kl(memory.prior)
-        probabilities = jnp.exp(of_address.log_probabilities)
+        kl_address = of_address.kl(prior_of_address)
+        entropy_prior = jnp.broadcast_to(prior_of_address.entropy(), kl_address.shape)
         return Terms(
             log_likelihood=self._image_distribution(z, reading).log_prob(batch.images),
-            log_prior=memory.prior.log_probability(address) + prior.log_prob(z),
+            log_prior=prior_of_address.log_probability(address) + prior.log_prob(z),
             log_posterior=log_score + posterior.log_prob(z),
             log_score=log_score,
             kl=kl_address + kl_latent,
@@ -302,9 +326,8 @@ class VMA(nn.Module):
             diagnostics={
                 "kl_address": kl_address,
                 "kl_latent": kl_latent,
-                "entropy_prior": jnp.broadcast_to(memory.prior.entropy(), kl_address.shape),
-                **self._hit_rate(batch, probabilities),
-                **({"posterior": probabilities} if train and self.memory == "learned" else {}),
+                "entropy_prior": entropy_prior,
+                **self._of_every_entry(batch, of_address, train),
             },
             reparameterised=False,
         )
@@ -333,7 +356,7 @@ class VMA(nn.Module):
         if self.addressing == "none":
             return None
         if self.memory == "learned":
-            entries = self.learned
+            entries = _unblocked(self.learned, self._blocks)
         elif context is None:
             raise InputError("Batch.context: found None, expected the memory's images [M, H, W, C]")
         elif context.shape[1:] != self._image_shape:
@@ -343,16 +366,21 @@ class VMA(nn.Module):
             )
         else:
             entries = context
-        keys = self.networks.embed_entries(entries)
+        if self.learns_memory and self.embeddings == "learned":
+            keys = _unblocked(self.slot_keys, self._blocks)
+        else:
+            keys = self.networks.embed_entries(entries)
         reading = None
         if self._reads_all(len(entries), num_drawn):
             reading = self.networks.read_entries(entries, latent=self.addressing == "hard")
-        return Memory(entries, keys, reading, self._prior(keys))
+        return Memory(entries, keys, reading)
 
     def _reads_all(self, num_entries: int, num_drawn: int | None) -> bool:
         """Whether every entry is read before some are drawn or mixed."""
         if self.addressing == "soft":
             return self.blended == "features"
+        if self._blocks:
+            return False
         return num_drawn is None or num_entries <= num_drawn
 
     def _num_drawn(self, batch: Batch) -> int | None:
@@ -363,13 +391,34 @@ class VMA(nn.Module):
 
     def _read(self, memory: Memory, address: Array) -> Reading:
         if memory.reading is None:
-            return self.networks.read_entries(hard_read(memory.entries, address), latent=True)
+            entries = large_memory.read(memory.entries, address, self._shared_over)
+            return self.networks.read_entries(entries, latent=True)
         return hard_read(memory.reading, address)
 
-    def _prior(self, keys: Array) -> Addresses:
-        if self.addressing == "hard" and self.prior == "learned_query":
-            return self._addresses(self.prior_query, keys)
-        return Addresses(jnp.full((1, len(keys)), -math.log(len(keys))))
+    def _match(self, query: Array, memory: Memory) -> tuple[Distribution, Distribution]:
+        """q(a | x) of targets' embeddings `[B, E]`, and p(a)."""
+        if self._blocks:
+            blocks = memory.keys.reshape(-1, self._blocks, self.matching)
+            slots = Slots(blocks, self.similarity, self.precision, self._shared_over)
+            return slots.match(query, self._prior_query)
+        return self._addresses(query, memory.keys), self._addresses(self._prior_query, memory.keys)
+
+    @property
+    def _blocks(self) -> int:
+        """Slots of a block, 0 where one softmax is taken of all."""
+        return self.block_size if self.addressing == "hard" and self.learns_memory else 0
+
+    @property
+    def _shared_over(self) -> Hashable | None:
+        """The mapped axis whose devices share the memory out, if they do."""
+        others = [axis for axis in self.batch_axes if axis != "samples"]
+        return others[0] if self.shared_parameters and others else None
+
+    @property
+    def _prior_query(self) -> Array:
+        """`[1, E]`; nothing is like any entry as much as like any other."""
+        flat = self.prior == "flat"
+        return jnp.zeros((1, self.matching)) if flat else self.prior_query
 
     def _addresses(self, query: Array, keys: Array) -> Addresses:
         return Addresses(
@@ -398,11 +447,22 @@ class VMA(nn.Module):
         mixtures = blend(memory.entries, attention, self.precision)
         return self.networks.read_entries(mixtures, latent=False)
 
-    def _hard(self, encoding: Encoding) -> tuple[Addresses, Memory]:
-        """q(a | x) and the memory; only hard addressing has both."""
-        if encoding.posterior is None or encoding.memory is None:
+    def _hard(self, encoding: Encoding) -> tuple[Distribution, Distribution, Memory]:
+        """q(a | x), p(a) and the memory; only hard addressing has all."""
+        posterior, prior, memory = encoding.posterior, encoding.prior, encoding.memory
+        if posterior is None or prior is None or memory is None:
             raise InputError(f"model.addressing: found {self.addressing}, expected hard")
-        return encoding.posterior, encoding.memory
+        return posterior, prior, memory
+
+    def _of_every_entry(
+        self, batch: Batch, of_address: Distribution, train: bool
+    ) -> dict[str, Array]:
+        """What is said of all entries, of a memory that one softmax is taken of."""
+        if isinstance(of_address, BlockAddresses):
+            return {}
+        probabilities = jnp.exp(of_address.log_probabilities)
+        used = {"posterior": probabilities} if train and self.memory == "learned" else {}
+        return self._hit_rate(batch, probabilities) | used
 
     def _hit_rate(self, batch: Batch, probabilities: Array) -> dict[str, Array]:
         """The probability `[B]` of an entry of the target's own class, where classes are known."""
@@ -434,6 +494,18 @@ class VMA(nn.Module):
             raise InputError("model.image_shape: found None, expected (H, W, C)")
         return self.image_shape
 
+    def _slots(self, name: str, scale: float, of_one: tuple[int, ...]) -> Array:
+        """Parameters of M slots, `[M, ...]`, or `[N, S, ...]` in blocks."""
+        if not self._blocks:
+            initial = nn.initializers.normal(scale)
+            return self.param(name, initial, (self.memory_size, *of_one))
+        axis = self._shared_over
+        shares = 1 if axis is None else lax.axis_size(axis)
+        blocks = self.memory_size // self._blocks // shares
+        return self.param(
+            name, large_memory.initial_blocks(scale, axis), (blocks, self._blocks, *of_one)
+        )
+
     def _check(self) -> None:
         sizes = ("memory_size", "memory_units", "latent", "matching")
         for name in sizes:
@@ -442,6 +514,11 @@ class VMA(nn.Module):
         if not 0 <= self.memory_scale < math.inf:
             raise InputError(
                 f"model.memory_scale: found {self.memory_scale}, expected at least 0, and finite"
+            )
+        if self.block_size < 0 or (self.block_size and self.memory_size % self.block_size):
+            raise InputError(
+                f"model.block_size: found {self.block_size}, expected a divisor of "
+                f"model.memory_size, {self.memory_size}, or 0"
             )
         if not self.hidden or min(self.hidden) < 1:
             raise InputError(
@@ -457,6 +534,16 @@ class VMA(nn.Module):
                 "model.embeddings: found shared, expected separate where the memory holds learned "
                 "vectors, which no network for images can embed"
             )
+        if self.embeddings == "learned" and not self.learns_memory:
+            raise InputError(
+                "model.embeddings: found learned, expected separate or shared where no memory is "
+                "learned"
+            )
+
+
+def _unblocked(slots: Array, block_size: int) -> Array:
+    """`[N, S, ...]` -> `[M, ...]`, which those of no blocks are already."""
+    return slots.reshape(-1, *slots.shape[2:]) if block_size else slots
 
 
 def _of_latent(reading: Reading) -> LatentReading:
