@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 from orbax.checkpoint import checkpoint_managers as policies
@@ -116,7 +117,8 @@ class Checkpoints:
     def restore(self, like: T, step: int) -> T:
         """The state of a step, with the structure, shapes and dtypes of `like`.
 
-        `like` may hold a part of what was saved: evaluation leaves the optimiser on disk.
+        `like` may hold a part of what was saved: evaluation leaves the optimiser on disk. What is
+        an array of numpy there is restored as one, and everything else to a device.
 
         Raises:
             BrokenCheckpoint: the checkpoint is damaged.
@@ -134,7 +136,14 @@ class Checkpoints:
         # Restored to this host's first device, from where pmap sends it to all.
         device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype), like)
-        placed = jax.tree.map(lambda _: ocp.ArrayRestoreArgs(sharding=device), abstract)
+        placed = jax.tree.map(
+            lambda a: (
+                ocp.RestoreArgs(restore_type=np.ndarray)
+                if isinstance(a, np.ndarray)
+                else ocp.ArrayRestoreArgs(sharding=device)
+            ),
+            like,
+        )
         arguments = ocp.args.PyTreeRestore(abstract, restore_args=placed, partial_restore=True)
         try:
             return self._manager.restore(step, args=arguments)

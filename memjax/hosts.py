@@ -323,12 +323,28 @@ def joined(tree: Any, count: int) -> Any:
     return jax.tree.map(lambda every: np.concatenate(every, axis=-1)[..., :count], parts)
 
 
-def spread(tree: Any) -> Any:
-    """Arrays that are the same in all processes, as arrays of all of them: what orbax saves."""
+def spread(tree: Any, axes: Any = None) -> Any:
+    """Arrays of this process as arrays of all of them: what orbax saves.
+
+    Args:
+        tree: of arrays.
+        axes: None for arrays that are the same in all processes, 0 for those of which each process
+            has its part of the first axis; a tree as `tree`, or None for all.
+    """
     if not several():
         return tree
     mesh = Mesh(np.array(devices()), ("devices",))
-    return multihost_utils.host_local_array_to_global_array(tree, mesh, PartitionSpec())
+    leaves, structure = jax.tree.flatten(tree)
+    parted = jax.tree.leaves(axes, is_leaf=lambda axis: axis is None)
+    if axes is None:
+        parted = [None] * len(leaves)
+    made = [
+        multihost_utils.host_local_array_to_global_array(
+            leaf, mesh, PartitionSpec() if axis is None else PartitionSpec("devices")
+        )
+        for leaf, axis in zip(leaves, parted, strict=True)
+    ]
+    return jax.tree.unflatten(structure, made)
 
 
 def ends_alone(error: BaseException | None) -> bool:

@@ -95,7 +95,8 @@ def sample_terms_of_encoding(
 def initialise(model: Module, key: Array, batch: Batch) -> Variables:
     """The model's variables (`params`, `batch_stats`) at the start of training."""
     keys = example_keys(key, batch.index)
-    alone = model.clone(batch_axes=())  # there are no mapped axes to average over yet
+    # Before the first step there is no axis of samples.
+    alone = model.clone(batch_axes=tuple(axis for axis in model.batch_axes if axis != "samples"))
     return alone.init(key, batch, keys, True, method=_encode_then_terms)
 
 

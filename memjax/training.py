@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.struct
@@ -208,7 +208,8 @@ def make_train_step(
         objective: Terms `[K, B]` -> `[B]`, maximised.
         optimizer: an optax chain.
         device_axis: the mapped axis over which gradients, metrics and batch norm are averaged; None
-            where there is one device, whose exchange with itself takes a twentieth of a step.
+            where there is one device, whose exchange with itself takes a twentieth of a step. Of
+            the model's `shared_parameters` each device has its part, and its part of the gradient.
 
     Returns:
         A function (state, batch) -> (state, metrics). Metrics are in nats, averaged over the whole
@@ -219,6 +220,7 @@ def make_train_step(
     """
     axes = ("samples",) if device_axis is None else ("samples", device_axis)
     model = model.clone(batch_axes=axes)
+    shared = getattr(model, "shared_parameters", ())
     optimizer = optax.with_extra_args_support(optimizer)  # others than `skip_nonfinite` take none
 
     def loss(params: Any, state: TrainState, batch: Batch) -> tuple[Array, tuple[Metrics, Any]]:
@@ -232,8 +234,11 @@ def make_train_step(
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         gradient, (metrics, batch_stats) = jax.grad(loss, has_aux=True)(state.params, state, batch)
         if device_axis is not None:
-            gradient, metrics = lax.pmean((gradient, metrics), device_axis)
+            gradient = _over_devices(gradient, device_axis, shared)
+            metrics = lax.pmean(metrics, device_axis)
         metrics["nonfinite"] = _nonfinite(metrics["objective"], gradient)
+        if device_axis is not None and shared:
+            metrics["nonfinite"] = lax.pmax(metrics["nonfinite"], device_axis)
         sound = ~jnp.any(metrics["nonfinite"]) & all_finite(batch_stats)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params, sound=sound)
         params = optax.apply_updates(state.params, updates)
@@ -247,6 +252,19 @@ def make_train_step(
         return state, metrics
 
     return step
+
+
+def _over_devices(gradient: Any, axis: str, shared: Sequence[str]) -> Any:
+    """The gradient of the mean over all devices, of this one's part of what they share."""
+    count = lax.axis_size(axis)
+
+    def one(path: Any, leaf: Array) -> Array:
+        # What is read from another device takes its gradient there: the sum is complete.
+        return leaf / count if path[-1].key in shared else lax.pmean(leaf, axis)
+
+    if not shared:
+        return lax.pmean(gradient, axis)
+    return jax.tree_util.tree_map_with_path(one, gradient)
 
 
 def _nonfinite(objective: Array, gradient: Any) -> Array:

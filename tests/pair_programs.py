@@ -15,7 +15,7 @@ import tyro
 
 import train
 from eval import likelihood
-from memjax import config, hosts
+from memjax import config, configs, hosts
 from memjax.checkpoint import Checkpoints
 from memjax.config import Experiment
 from memjax.errors import InputError
@@ -23,6 +23,7 @@ from memjax.errors import InputError
 from . import runs
 
 IMAGES, BATCH_SIZE, STEPS_PER_EPOCH, STEPS = 80, 12, 5, 10
+BLOCKS, SLOTS = 8, 3  # of a memory that devices share out
 EVALUATION: dict[str, Any] = {"num_samples": 20, "chunk_size": 7, "batch_size": 4}
 ENDLESS: dict[str, Any] = {"batch_size": 12, "num_epochs": 10**6, "save_every": 2}
 
@@ -91,6 +92,31 @@ def endless(folder: Path) -> Experiment:
     return runs.experiment(folder / "grey.npz", **ENDLESS)
 
 
+def shared(folder: Path) -> None:
+    """A run whose memory the devices share out, stopped and gone on with."""
+    for last in (3, None):
+        train.run(in_blocks(folder), str(folder / "pair"), stop_at_step=last)
+
+
+def in_blocks(folder: Path) -> Experiment:
+    """A learned memory in blocks; two epochs of four steps on forty images."""
+    base = configs.get("vma_learned_mnist")
+    model = runs.smaller(
+        base.model,
+        **{"memory_size": BLOCKS * SLOTS, "block_size": SLOTS, "memory_units": 5, "matching": 3},
+        **{"hidden": (6, 4), "latent": 2, "memory_scale": 0.3, "embeddings": "learned"},
+    )
+    few = {"num_epochs": 2, "batch_size": 8, "save_every": 1, "log_every": 1}
+    return dataclasses.replace(
+        base,
+        dataset=str(folder / "grey.npz"),
+        data=dataclasses.replace(base.data, binarisation="every_epoch"),
+        model=model,
+        optimizer=dataclasses.replace(base.optimizer, epsilon=1e-3),
+        train=dataclasses.replace(base.train, **few),
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Arguments:
     """Which program, in which folder, and up to which step.
@@ -102,7 +128,7 @@ class Arguments:
         processes: how they find each other.
     """
 
-    program: tyro.conf.Positional[Literal["trained", "resumed"]]
+    program: tyro.conf.Positional[Literal["trained", "resumed", "shared"]]
     folder: tyro.conf.Positional[Path]
     steps: int = STEPS
     processes: hosts.Options = hosts.ALONE
@@ -115,6 +141,8 @@ def main() -> int:
     with hosts.ended_at_once():
         if arguments.program == "trained":
             trained(arguments.folder)
+        elif arguments.program == "shared":
+            shared(arguments.folder)
         else:
             resumed(arguments.folder, arguments.steps)
     return 0

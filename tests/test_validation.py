@@ -11,6 +11,7 @@ import pytest
 from memjax import bounds, configs, data, sampling, training
 from memjax.data import Split
 from memjax.types import Batch
+from train.shares import Shares
 from train.validation import make_validation
 
 from . import tiny
@@ -32,7 +33,9 @@ def test_mean_bound_over_the_split(num_devices: int, binarisation: Any) -> None:
         train=dataclasses.replace(BASE.train, batch_size=4, validation_samples=3),
     )
     variables = tiny.variables(model)
-    validate = make_validation(experiment, Split(IMAGES), 238, jax.devices()[:num_devices])
+    validate = make_validation(
+        experiment, Split(IMAGES), 238, Shares((), jax.devices()[:num_devices])
+    )
     found = validate(variables, experiment.seed)
     # All images at once; the moving averages and one binarisation that belongs to the seed.
     key, index = training.stream(5, "validation"), jnp.arange(10)

@@ -19,7 +19,9 @@ from memjax.config import Experiment
 from memjax.data import Split
 from memjax.errors import InputError
 from memjax.training import Metrics, TrainState
-from memjax.types import Array, Batch
+from memjax.types import Array, Batch, Variables
+
+from .shares import Shares
 
 logger = logging.getLogger("memjax")
 MOST_SKIPPED = 100
@@ -65,7 +67,7 @@ class Source:
         return cls(images, tables)
 
 
-def choose(batch_size: int, together: int = 1) -> list[jax.Device]:
+def choose(batch_size: int, together: int = 1, blocks: int = 0) -> list[jax.Device]:
     """The largest number of devices that divides the batch; says so if it is not all.
 
     Several processes take all of their devices.
@@ -73,13 +75,19 @@ def choose(batch_size: int, together: int = 1) -> list[jax.Device]:
     Args:
         batch_size: B, a multiple of `together`.
         together: consecutive examples that stay on one device.
+        blocks: of a memory that the devices share out, which they have to divide too; 0 if none.
 
     Raises:
-        InputError: the devices of several processes do not divide the batch.
+        InputError: the devices of several processes do not divide the batch, or the blocks.
     """
     devices = hosts.devices()
     parts = batch_size // together
     if hosts.several():
+        if blocks % len(devices):
+            raise InputError(
+                f"model.block_size: found {blocks} blocks, which do not divide by the "
+                f"{len(devices)} devices of {jax.process_count()} processes, expected a multiple"
+            )
         if parts % len(devices):
             raise InputError(
                 f"train.batch_size: found {batch_size}, which does not divide by the "
@@ -87,14 +95,15 @@ def choose(batch_size: int, together: int = 1) -> list[jax.Device]:
                 f"{_nearest(batch_size, len(devices) * together)}"
             )
         return devices
-    used = max(n for n in range(1, len(devices) + 1) if parts % n == 0)
+    used = max(n for n in range(1, len(devices) + 1) if parts % n == blocks % n == 0)
     if used < len(devices):
         logger.warning(
-            "using %d of %d devices: the batch of %d examples%s does not divide by more",
+            "using %d of %d devices: the batch of %d examples%s%s does not divide by more",
             used,
             len(devices),
             batch_size,
             f" in episodes of {together}" if together > 1 else "",
+            f", or the memory of {blocks} blocks," if blocks else "",
         )
     return devices[:used]
 
@@ -116,29 +125,58 @@ def connect(devices: Sequence[jax.Device]) -> None:
 
 
 def over_devices(
-    function: Callable, devices: Sequence[jax.Device], donate: tuple[int, ...] = ()
+    function: Callable,
+    devices: Sequence[jax.Device],
+    donate: tuple[int, ...] = (),
+    first_axes: Any = None,
+    out_axes: Any = None,
 ) -> Callable:
     """Run a function on every device, each of which knows its place by the axis `devices`.
 
-    All get the same arguments, and what they return must be equal on all of them. Of several
-    processes each passes the arguments to its own devices, and finds the results there.
+    All get the same arguments, and what they return must be equal on all of them, but for what
+    they share out (`Shares`). Of several processes each passes the arguments to its own devices,
+    and finds the results there.
 
     Args:
         function: of positional arguments.
         devices: to map over, of all processes.
         donate: arguments whose memory may be used again.
+        first_axes: of the first argument, see `Shares.axes`.
+        out_axes: of what is returned, likewise.
     """
-    # pmap wants an argument that is mapped.
-    in_axes = (0, *(None for _ in inspect.signature(function).parameters))
+    _, *others = inspect.signature(function).parameters
+    # Of several processes pmap wants a tree that can be hashed, which a tuple of its leaves can.
+    axes, structure = jax.tree.flatten(out_axes, is_leaf=lambda axis: axis is None)
+
+    def flat(_: Array, *arguments: Any) -> Any:
+        returned = function(*arguments)
+        return returned if out_axes is None else tuple(jax.tree.leaves(returned))
+
     mapped = jax.pmap(
-        lambda _, *arguments: function(*arguments),
+        flat,  # pmap wants an argument that is mapped, too
         "devices",
-        in_axes=in_axes,
-        out_axes=None,
+        in_axes=(0, first_axes, *(None for _ in others)),
+        out_axes=None if out_axes is None else tuple(axes),
         devices=devices,
         donate_argnums=tuple(number + 1 for number in donate),
     )
-    return functools.partial(mapped, np.arange(len(hosts.own(devices))))
+    call = functools.partial(mapped, np.arange(len(hosts.own(devices))))
+    if out_axes is None:
+        return call
+    return lambda *arguments: jax.tree.unflatten(structure, call(*arguments))
+
+
+def over_shares(function: Callable, shares: Shares) -> Callable:
+    """`over_devices` for a function of a model's variables, and of more."""
+    mapped: Callable | None = None
+
+    def call(variables: Variables, *others: Any) -> Any:
+        nonlocal mapped
+        if mapped is None:
+            mapped = over_devices(function, shares.devices, first_axes=shares.axes(variables))
+        return mapped(variables, *others)
+
+    return call
 
 
 def replicate(tree: Any, devices: Sequence[jax.Device]) -> Any:
@@ -229,6 +267,7 @@ def make_call(
     maximum: int,
     devices: Sequence[jax.Device],
     replicas: bool = False,
+    axes: Any = None,
 ) -> Callable[..., RunState]:
     """A function (run state, source, plan, epoch, first, count) -> run state.
 
@@ -242,6 +281,7 @@ def make_call(
         devices: to map over.
         replicas: whether run state and plan have another axis in front, of seeds that do not know
             of each other.
+        axes: of the run state, see `Shares.axes`.
     """
 
     def one_step(i: Array, carry: tuple[RunState, Any]) -> tuple[RunState, Any]:
@@ -256,7 +296,8 @@ def make_call(
     ) -> RunState:
         return lax.fori_loop(0, count, one_step, (run, (source, plan, epoch, first)))[0]
 
-    return over_devices(_over_replicas(call) if replicas else call, devices, donate=(0,))
+    mapped = _over_replicas(call) if replicas else call
+    return over_devices(mapped, devices, donate=(0,), first_axes=axes, out_axes=axes)
 
 
 def counted(run: RunState, state: TrainState, metrics: Metrics) -> RunState:
@@ -314,6 +355,43 @@ def initial_run_state(
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), metrics)
     nonfinite = zeros.pop("nonfinite")
     return RunState(state, zeros, jnp.int32(0), nonfinite_step=jnp.int32(-1), nonfinite=nonfinite)
+
+
+def start(
+    experiment: Experiment, optimizer: optax.GradientTransformation, batch: Batch, seed: Array
+) -> RunState:
+    """A run that has taken no step, from its seed; `batch` gives the shapes."""
+    # The step of one device: it measures the same, and needs no others.
+    step = make_step(experiment, optimizer, hosts.devices()[:1])
+    state = training.create_state(experiment.model, optimizer, batch, seed)
+    return initial_run_state(step, state, batch)
+
+
+def start_on_each(
+    experiment: Experiment,
+    optimizer: optax.GradientTransformation,
+    batch: Batch,
+    shares: Shares,
+    shapes: RunState,
+) -> Callable[[Array], RunState]:
+    """`start` on devices of which none holds all of it, a function of the seed.
+
+    Args:
+        experiment: whose model has shared parameters.
+        optimizer: of the run.
+        batch: gives the shapes of a device's batch.
+        shares: over the devices.
+        shapes: of `start`.
+    """
+
+    def share(seed: Array) -> RunState:
+        state = training.create_state(shares.model(experiment.model), optimizer, batch, seed)
+        blank = jax.tree.map(
+            lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (shapes.totals, shapes.nonfinite)
+        )
+        return RunState(state, blank[0], jnp.int32(0), jnp.int32(-1), blank[1])
+
+    return over_devices(share, shares.devices, out_axes=shares.axes(shapes))
 
 
 def said_nonfinite(run: RunState) -> str:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import math
 import signal
@@ -18,12 +19,13 @@ from memjax import hosts, training
 from memjax.config import Experiment
 from memjax.data import Dataset
 from memjax.training import TrainState
-from memjax.types import Array, Variables
+from memjax.types import Variables
 
 from . import devices
 from .devices import RunState, Source
 from .pictures import make_pictures
 from .replicas import Replica, folders, restored, stacked
+from .shares import Shares
 from .signals import Signals, Stopped
 from .validation import make_validation
 
@@ -65,15 +67,22 @@ class Loop:
         self._devices = used
         devices.connect(self._devices)
         optimizer = devices.make_optimizer(experiment, self._steps_per_epoch)
-        step = devices.make_step(experiment, optimizer, self._devices)
+        self._shares = Shares.of(experiment, used)
         self._replicas = [Replica(one, path) for path, one in folders(experiment, workdir).items()]
         several = len(self._replicas) > 1
-        self._call = devices.make_call(experiment, step, dataset.maximum, self._devices, several)
-        self._validate = _validation(experiment, dataset, self._devices)
-        self._draw = make_pictures(experiment, dataset)
+        self._validate = _validation(experiment, dataset, self._shares)
+        self._draw = make_pictures(experiment, dataset, self._shares)
         self._all_finite = jax.jit(training.all_finite)
         self._seconds_per_step: float | None = None
-        self._state = devices.replicate(self._start(step, optimizer, dataset), self._devices)
+        self._state = self._start(optimizer, dataset)
+        self._call = devices.make_call(
+            experiment,
+            devices.make_step(experiment, optimizer, self._devices),
+            dataset.maximum,
+            self._devices,
+            several,
+            self._shares.axes(self._state),
+        )
         for i, replica in enumerate(self._replicas):
             replica.open_logs(self._step, self._total_steps, shown=i == 0)
 
@@ -113,7 +122,7 @@ class Loop:
                 raise Stopped(stop, step)
         self._save()
         self._say_skipped()
-        return self._state.train
+        return self._shares.join(self._state.train)
 
     def close(self) -> None:
         """Wait for the checkpoints and flush the logs."""
@@ -133,17 +142,11 @@ class Loop:
             jax.tree.map(lambda leaf, i=i: leaf[i], self._state) for i in range(len(self._replicas))
         ]
 
-    def _start(
-        self, step: Callable, optimizer: optax.GradientTransformation, dataset: Dataset
-    ) -> RunState:
+    def _start(self, optimizer: optax.GradientTransformation, dataset: Dataset) -> RunState:
         experiment = self._experiment
         batch = devices.blank_batch(experiment, self._split, dataset.maximum, len(self._devices))
-
-        def initial(seed: Array) -> RunState:
-            state = training.create_state(experiment.model, optimizer, batch, seed)
-            return devices.initial_run_state(step, state, batch)
-
-        shapes = jax.eval_shape(initial, jnp.uint32(0))
+        whole = functools.partial(devices.start, experiment, optimizer, batch)
+        shapes = jax.eval_shape(whole, jnp.uint32(0))
         logger.info(
             "%s: %s parameters, %s training images, %d steps an epoch, %d device(s), %d seed(s)",
             experiment.name,
@@ -153,13 +156,17 @@ class Loop:
             len(self._devices),
             len(self._replicas),
         )
-        found = restored(self._replicas, shapes)
-        if found is None:
-            start = jax.jit(initial)
-            return stacked([start(jnp.uint32(one.experiment.seed)) for one in self._replicas])
-        latest, states = found
-        logger.info("going on from step %d of %s", latest, self._workdir)
-        return stacked(states)
+        found = restored(self._replicas, self._shares.on_host(shapes))
+        if found is not None:
+            latest, states = found
+            logger.info("going on from step %d of %s", latest, self._workdir)
+            return self._shares.split(stacked(states))
+        if self._shares.names:
+            start = devices.start_on_each(experiment, optimizer, batch, self._shares, shapes)
+            return start(jnp.uint32(experiment.seed))
+        start = jax.jit(whole)
+        states = [start(jnp.uint32(one.experiment.seed)) for one in self._replicas]
+        return self._shares.split(stacked(states))
 
     def _plan(self, epoch: int) -> np.ndarray:
         """Rows of each step, `[S, ...]`, or `[R, S, ...]` of several replicas."""
@@ -251,7 +258,8 @@ class Loop:
         bounds = [self._bound(one, state) if save else None for one, state in self._each(states)]
         for (replica, state), bound in zip(self._each(states), bounds, strict=True):
             replica.log_metrics(state, self._step, epoch, bound)
-            if save and hosts.is_first():
+            # What the devices share, all of them have to read.
+            if save and (hosts.is_first() or self._shares.names):
                 grids = self._draw(state.train.variables, replica.experiment.seed)
                 replica.log_images(self._step, grids)
         self._state = dataclasses.replace(
@@ -276,7 +284,7 @@ class Loop:
         for (replica, state), bound in zip(
             self._each(states), bounds or [None] * len(states), strict=True
         ):
-            replica.save(state, self._step, bound)
+            replica.save(self._shares.join(state), self._step, bound, self._shares.axes(state))
 
 
 def _stop(signals: Sequence[int]) -> int | None:
@@ -290,9 +298,9 @@ def _stop(signals: Sequence[int]) -> int | None:
 
 
 def _validation(
-    experiment: Experiment, dataset: Dataset, used: Sequence[jax.Device]
+    experiment: Experiment, dataset: Dataset, shares: Shares
 ) -> Callable[[Variables, int], float] | None:
     split = dataset.splits.get("valid")
     if split is None:
         return None
-    return make_validation(experiment, split, dataset.maximum, used)
+    return make_validation(experiment, split, dataset.maximum, shares)

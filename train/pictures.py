@@ -11,11 +11,14 @@ from memjax.config import Experiment
 from memjax.data import Dataset, Epochs, Split
 from memjax.types import Array, Batch, Variables
 
+from .devices import over_shares
+from .shares import Shares
+
 SHOWN = 64
 
 
 def make_pictures(
-    experiment: Experiment, dataset: Dataset
+    experiment: Experiment, dataset: Dataset, shares: Shares
 ) -> Callable[[Variables, int], dict[str, np.ndarray]]:
     """A function from the model's variables and a seed to named grids `[H, W, 3]` in [0, 1].
 
@@ -29,25 +32,33 @@ def make_pictures(
         images = jnp.asarray(split.images[places])
         return data.prepare_images(images, jnp.asarray(places), key, "none", dataset.maximum)
 
-    @jax.jit
-    def draw(variables: Variables, batch: Batch, keys: tuple[Array, Array]) -> dict[str, Array]:
-        model, memory = experiment.model, batch.context
+    def draw(variables: Variables, batch: Batch, seed: Array) -> dict[str, Array]:
+        model, memory = shares.model(experiment.model), batch.context
+        keys = _keys(seed)
         found = {} if memory is None else {"memory": memory[:SHOWN]}
         return found | {
             "samples": sampling.generate(model, variables, keys[1], SHOWN, memory).means,
             "reconstructions": sampling.reconstruct(model, variables, batch, keys[0]),
         }
 
+    compiled = over_shares(draw, shares) if shares.names else jax.jit(draw)
+
     def tiled(variables: Variables, seed: int) -> dict[str, np.ndarray]:
-        key, sample_key = jax.random.split(training.stream(seed, "samples"))
+        key, _ = _keys(seed)
         shown, context = _places(experiment, split, key, seed)
         memory = None if context is None else pixels(context, key)
         labels = None if split.labels is None else jnp.asarray(split.labels[shown])
         batch = Batch(pixels(shown, key), jnp.asarray(shown), labels, memory)
-        drawn = draw(variables, batch, (key, sample_key))
+        drawn = compiled(variables, batch, jnp.uint32(seed))
         return {name: plots.tile(np.asarray(images)) for name, images in drawn.items()}
 
     return tiled
+
+
+def _keys(seed: Array | int) -> tuple[Array, Array]:
+    """Of reconstructions, and of samples."""
+    key, of_samples = jax.random.split(training.stream(seed, "samples"))
+    return key, of_samples
 
 
 def _places(

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -117,10 +118,10 @@ class Replica:
             for name, grid in grids.items():
                 self._log.images(step, name, grid)
 
-    def save(self, state: RunState, step: int, bound: float | None) -> None:
-        """Save a checkpoint, and who has trained it."""
-        kept = dataclasses.replace(state, nonfinite=None)
-        self.checkpoints.save(hosts.spread(kept), step, bound)
+    def save(self, state: RunState, step: int, bound: float | None, axes: Any = None) -> None:
+        """Save a checkpoint, and who has trained it; `axes` say which arrays are shared."""
+        kept = dataclasses.replace(hosts.spread(state, axes), nonfinite=None)
+        self.checkpoints.save(kept, step, bound)
         if self._is_first_save:
             # All processes wait, so that no session is without a checkpoint.
             self.checkpoints.latest_step()

@@ -48,7 +48,8 @@ def run(
         stop_at_step: leave off after that step, as a signal would.
 
     Returns:
-        The trained state; with `train.num_seeds` above 1 its arrays have another axis in front.
+        The trained state; with `train.num_seeds` above 1 its arrays have another axis in front. Of
+        what the devices of several processes share it has this process's part.
 
     Raises:
         InputError: bad data, a field out of range, or a workdir that holds another run, that
@@ -81,7 +82,11 @@ def run(
         check_data(experiment, dataset)
         experiment = fit_to_data(experiment, dataset)
         check_model(experiment, dataset)
-        used = devices.choose(experiment.train.batch_size, experiment.sampler.together)
+        used = devices.choose(
+            experiment.train.batch_size,
+            experiment.sampler.together,
+            getattr(experiment.model, "shared_blocks", 0),
+        )
     hosts.check_same(
         **config.fields_of(experiment),
         stop_at_step=stop_at_step,

@@ -1,6 +1,6 @@
 """The bound on the validation split, under the same map over devices as training."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,13 +12,14 @@ from memjax.config import Experiment
 from memjax.data import Epochs, Split
 from memjax.types import Array, Variables
 
-from .devices import Source, draw_batch, over_devices, share
+from .devices import Source, draw_batch, over_shares, share
+from .shares import Shares
 
 VALIDATION_BATCHES = 100
 
 
 def make_validation(
-    experiment: Experiment, split: Split, maximum: int, devices: Sequence[jax.Device]
+    experiment: Experiment, split: Split, maximum: int, shares: Shares
 ) -> Callable[[Variables, int], float]:
     """A function from the model's variables and a seed to the mean bound over a split, in nats.
 
@@ -29,9 +30,11 @@ def make_validation(
         experiment: model, precision, `train.validation_samples`, batch size.
         split: the validation split.
         maximum: the grey value that counts as full ink.
-        devices: to map over.
+        shares: over the devices to map over.
     """
+    devices = shares.devices
     source = Source.of(experiment, split, devices)
+    model = shares.model(experiment.model)
 
     def one_batch(
         variables: Variables, source: Source, row: Array, step: Array, seed: Array
@@ -42,7 +45,7 @@ def make_validation(
         batch = draw_batch(experiment, source, row, (places, ink), maximum, len(devices))
         samples = jnp.arange(experiment.train.validation_samples)
         keys = sampling.sample_keys(key, batch.index, samples)
-        terms, _ = sampling.sample_terms(experiment.model, variables, batch, keys, False)
+        terms, _ = sampling.sample_terms(model, variables, batch, keys, False)
         return bounds.iwae_bound(terms.log_weights)
 
     def total(
@@ -56,7 +59,7 @@ def make_validation(
         rows = (plan, weights, jnp.arange(len(plan)))
         return lax.psum(lax.scan(add, jnp.float32(0.0), rows)[0], "devices")
 
-    mapped = over_devices(total, devices)
+    mapped = over_shares(total, shares)
 
     def bound(variables: Variables, seed: int) -> float:
         plan, weights = _plan(experiment, len(split), seed)
