@@ -21,7 +21,6 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, get_args
 
-import jax
 from etils import epath
 
 from benchmarks import jobs, timing, units
@@ -172,11 +171,7 @@ def _precisions(given: Sequence[str] | None) -> tuple[Precision, ...]:
 
 def _prepare(plans: Sequence[Plan]) -> None:
     """Refuse early what would fail after the first job."""
-    if jax.device_count() > 1:
-        raise InputError(
-            f"devices: found {jax.device_count()}, expected one (CUDA_VISIBLE_DEVICES=0): the "
-            "rivals compute on one"
-        )
+    timing.check_one_device()
     wanted = {rival for one in plans for rival in one.rivals}
     if wanted & {*IN_TORCH, PYTHAE}:
         optional("benchmarks.torch_common").device()

@@ -4,6 +4,8 @@
 
 - `recall`: a step of vma_recall, with the decoder's skips and without.
 - `memory`: a step of hard addressing and of soft attention over the number of entries.
+- `learned`: the same of a learned memory whose entries have keys of their own, in blocks where it
+  is large, and the matrix products of the hard step alone.
 
 Images are random bits of the sizes that the data sets have, so no folder is needed; what a step
 costs does not depend on them. Everything is compiled and warm before it is timed, rounds of what is
@@ -20,6 +22,7 @@ from etils import epath
 
 from benchmarks.timing import (
     alternate,
+    check_one_device,
     check_rounds,
     random_bits,
     record,
@@ -36,10 +39,13 @@ from memjax import backend, configs
 from memjax.config import Experiment
 from memjax.data import Episodes
 from memjax.errors import InputError
+from memjax.objectives import Pathwise
 
-Part = Literal["recall", "memory"]
+Part = Literal["recall", "memory", "learned"]
 Kind = Literal["convolutional", "dense"]
 SIZES = (16, 32, 48, 64, 128, 256, 512, 1024, 2500)
+LEARNED_SIZES = (16, 64, 256, 1024, 4096, 16_384, 65_536)
+BLOCK_SIZE = 1024
 CURVES = "step_seconds_by_memory"
 
 
@@ -78,11 +84,48 @@ def over_memory(kind: Kind, sizes: Sequence[int], rounds: int) -> list[Record]:
         sampler = dataclasses.replace(
             last[name].sampler, shots=configs.get("vma_few_shot").sampler.shots
         )
-        curve = record(dataclasses.replace(last[name], sampler=sampler), CURVES, [0.0] * rounds)
-        protocol = {**curve.protocol, "curve": f"{kind}, {name}"}
-        x, values = [float(size) for size in sizes], [rounded(value) for value in seconds]
-        made.append(dataclasses.replace(curve, value=None, protocol=protocol, x=x, values=values))
+        experiment = dataclasses.replace(last[name], sampler=sampler)
+        made.append(_curve(experiment, f"{kind}, {name}", sizes, seconds, rounds))
     return made
+
+
+def over_learned(sizes: Sequence[int], rounds: int) -> list[Record]:
+    """A step of vma_learned_mnist over the number of entries, hard and soft, K as `over_memory`."""
+    dataset, found = random_bits(1, 10_000, 28), dict[str, list[float]]()
+    for size in sizes:
+        hard, soft = (Epochs(one, dataset, 1) for one in learned(size))
+        say(f"learned {size}")
+        names = ("hard", "soft", "products of hard")
+        compared = (hard.seconds, soft.seconds, hard.limit().seconds)
+        for name, seconds in zip(names, alternate(compared, rounds), strict=True):
+            found.setdefault(name, []).append(statistics.median(seconds))
+    # Entries and their blocks are what the curve is over.
+    hard_one, soft_one = learned(configs.get("vma_learned_mnist").model.memory_size)
+    return [
+        _curve(soft_one if name == "soft" else hard_one, f"learned, {name}", sizes, seconds, rounds)
+        for name, seconds in found.items()
+    ]
+
+
+def learned(size: int) -> tuple[Experiment, Experiment]:
+    """Hard addressing of a learned memory of `size` entries, and soft attention to it."""
+    hard = configs.get("vma_learned_mnist")
+    model = dataclasses.replace(hard.model, memory_size=size, embeddings="learned")
+    blocks = dataclasses.replace(model, block_size=BLOCK_SIZE if size > BLOCK_SIZE else 0)
+    soft = dataclasses.replace(model, addressing="soft", blended="pixels")
+    return (
+        dataclasses.replace(hard, model=blocks),
+        dataclasses.replace(hard, model=soft, objective=Pathwise()),
+    )
+
+
+def _curve(
+    experiment: Experiment, name: str, sizes: Sequence[int], seconds: Sequence[float], rounds: int
+) -> Record:
+    curve = record(experiment, CURVES, [0.0] * rounds)
+    protocol = {**curve.protocol, "curve": name}
+    x, values = [float(size) for size in sizes], [rounded(value) for value in seconds]
+    return dataclasses.replace(curve, value=None, protocol=protocol, x=x, values=values)
 
 
 def variants(kind: Kind, size: int) -> dict[str, Experiment]:
@@ -105,10 +148,11 @@ def variants(kind: Kind, size: int) -> dict[str, Experiment]:
 
 
 def main(
-    parts: tuple[Part, ...] = ("recall", "memory"),
+    parts: tuple[Part, ...] = ("recall", "memory", "learned"),
     rounds: int = 7,
     kinds: tuple[Kind, ...] = ("convolutional", "dense"),
     sizes: tuple[int, ...] = SIZES,
+    learned_sizes: tuple[int, ...] = LEARNED_SIZES,
     results: str = "results",
 ) -> None:
     """Time the steps of variational memory addressing.
@@ -118,18 +162,27 @@ def main(
         rounds: of which the median is taken.
         kinds: of networks, for memory.
         sizes: numbers of entries, multiples of four, for memory.
+        learned_sizes: numbers of entries, for learned; above 1,024 multiples of that.
         results: folder of benchmarks.json.
     """
     check_rounds(rounds)
     for size in sizes:
         if size < 4 or size % 4:
             raise InputError(f"--sizes: found {size}, expected multiples of four")
+    for size in learned_sizes:
+        if size < 1 or (size > BLOCK_SIZE and size % BLOCK_SIZE):
+            raise InputError(
+                f"--learned-sizes: found {size}, expected at most {BLOCK_SIZE} or a multiple of it"
+            )
+    if "learned" in parts:
+        check_one_device()
     path = epath.Path(results) / "benchmarks.json"
     records.check_file(path)
     backend.configure()
     timings: dict[Part, Callable[[], list[Record]]] = {
         "recall": lambda: recall(rounds),
         "memory": lambda: [one for kind in kinds for one in over_memory(kind, sizes, rounds)],
+        "learned": lambda: over_learned(learned_sizes, rounds),
     }
     for part in parts:
         found = timings[part]()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 from benchmarks.evaluation import Evaluation
+from benchmarks.large_memory import Addressing
 from benchmarks.timing import optional, random_bits, random_grey
 from benchmarks.training import Epochs
 from memjax import configs
@@ -109,4 +110,5 @@ JOBS = {
     "vma_recall": Job("vma_recall", functools.partial(random_bits, 1, 50_000, 28), "torch_vma"),
     "vma_few_shot": Job("vma_few_shot", _OMNIGLOT, "torch_vma"),
     "avme_mnist": Job("avme_mnist", _MNIST, "torch_writer"),
+    "addresses_of_a_million": Job("vma_learned_mnist", _MNIST, "torch_addresses", Addressing),
 }

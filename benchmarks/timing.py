@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import numpy as np
 import tyro
 
@@ -132,6 +133,15 @@ def check_rounds(rounds: int) -> None:
     """Raises InputError for fewer than one."""
     if rounds < 1:
         raise InputError(f"--rounds: found {rounds}, expected at least 1")
+
+
+def check_one_device() -> None:
+    """Raises InputError for several: rivals compute on one."""
+    if (found := jax.device_count()) > 1:
+        raise InputError(
+            f"devices: found {found}, expected one (CUDA_VISIBLE_DEVICES=0): the rivals compute on "
+            "one"
+        )
 
 
 def run(main: Callable[..., None]) -> None:

@@ -50,7 +50,7 @@ def _ratios(found: list[Record]) -> str:
     head = ("job", "rival", "ours", "rival's", "ratio", "device", "precision", "commit")
     rows = [
         (
-            f"`{one.protocol['job']}`" + _changed(one),
+            _job(one),
             str(one.protocol["rival"]),
             _seconds(one.protocol["ours_seconds"]),
             _seconds(one.protocol["rival_seconds"]),
@@ -62,9 +62,9 @@ def _ratios(found: list[Record]) -> str:
         for one in _newest_ratios(found)
     ]
     title = (
-        "Seconds of a training step, or of an image of an evaluation of 5,000 samples, and of "
-        "rivals, medians of alternating rounds; the ratio is the rival's by ours, and `limit` our "
-        "matrix products alone:"
+        "Seconds of a training step, of an image of an evaluation of 5,000 samples or of 1,000 "
+        "addresses, and of rivals, medians of alternating rounds; the ratio is the rival's by "
+        "ours, and `limit` our matrix products alone:"
     )
     return table(title, head, rows)
 
@@ -73,7 +73,7 @@ def short(found: list[Record]) -> list[str]:
     """The same with a row for each job, of ratios alone."""
     rows: dict[tuple[str, ...], dict[str, Record]] = {}
     for one in _newest_ratios(found):
-        names = (f"`{one.protocol['job']}`" + _changed(one), str(one.protocol["precision"]))
+        names = (_job(one), str(one.protocol["precision"]))
         row = rows.setdefault((*names, str(one.protocol["device"])), {})
         row[str(one.protocol["rival"])] = one
     rivals = sorted({rival for row in rows.values() for rival in row}, key=_order)
@@ -87,13 +87,19 @@ def short(found: list[Record]) -> list[str]:
         for names, row in rows.items()
     ]
     title = (
-        "Seconds of a training step, or of an image of an evaluation of 5,000 samples, and those "
-        "of rivals as multiples, above 1 where ours are fewer. `limit` is our matrix products "
-        "alone, with nothing around them:"
+        "Seconds of a training step, of an image of an evaluation of 5,000 samples or of 1,000 "
+        "addresses, and those of rivals as multiples, above 1 where ours are fewer. `limit` is "
+        "our matrix products alone, with nothing around them:"
     )
     head = ("job", "precision", "ours", *(f"`{one}`" for one in rivals), "device")
     shown = table(title, head, made)
     return [shown] if shown else []
+
+
+def _job(one: Record) -> str:
+    extra = one.protocol.get("extra_mib")
+    beside = "" if extra is None else f", {extra:.0f} MiB beside slots and queries"
+    return f"`{one.protocol['job']}`{_changed(one)}{beside}"
 
 
 def _newest_ratios(found: list[Record]) -> list[Record]:

@@ -41,7 +41,7 @@ _KINDS: dict[str, Any] = {
     **dict.fromkeys((*_COUNTS, "layer"), int),
     **dict.fromkeys(("memory", "mask", "shots_counted", "curve", "baseline"), str),
     **dict.fromkeys(("job", "rival", "device"), str),
-    **dict.fromkeys(("ours_seconds", "rival_seconds"), float),
+    **dict.fromkeys(("ours_seconds", "rival_seconds", "extra_mib"), float),
     **dict.fromkeys(("batch_norm", "precision", "split_order"), str | None),
     **dict.fromkeys(("replacement", "given_labels"), bool),
     **dict.fromkeys(("image_size", "disabled"), list[int]),

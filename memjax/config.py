@@ -345,4 +345,6 @@ def changed_fields(experiment: Experiment, base: Experiment) -> dict[str, Any]:
     free = MAY_CHANGE | {"seed", "model.image_shape", "data.split_order", "data.split_seed"}
     free |= {"train.validation_samples", "train.num_seeds"}
     before, after = flatten(fields_of(base)), flatten(fields_of(experiment))
-    return {name: after[name] for name in after if name not in free and after[name] != before[name]}
+    return {
+        name: after[name] for name in after if name not in free and after[name] != before.get(name)
+    }

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks import addressing, evaluation, limit, timing, training, writing
+from benchmarks import addressing, evaluation, large_memory, limit, timing, training, writing
 from eval import records
 from memjax import configs, objectives, sampling
 from memjax.errors import InputError
@@ -75,9 +75,36 @@ def test_a_curve_over_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "sampler.shots" not in one.protocol["changed"]
 
 
+def test_a_curve_over_a_learned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "SHORTEST", 1e-9)  # one step a call
+    monkeypatch.setattr(addressing, "BLOCK_SIZE", 4)
+    monkeypatch.setattr(jax, "local_devices", lambda *_, **__: jax.devices()[:1])
+    assert [one.model.block_size for one in addressing.learned(4)] == [0, 0]
+    hard, soft = addressing.learned(8)
+    assert (hard.model.block_size, soft.model.addressing) == (4, "soft")
+    found = addressing.over_learned((8,), rounds=1)
+    names = ("hard", "soft", "products of hard")
+    assert [one.protocol["curve"] for one in found] == [f"learned, {name}" for name in names]
+    for one in found:
+        assert one.x == [8.0] and min(one.values or []) > 0
+
+
+def test_addresses_of_a_large_memory() -> None:
+    base = configs.get("vma_learned_mnist")
+    small = large_memory.large(base.model).clone(memory_size=2000, block_size=200, matching=8)
+    assert small.embeddings == "learned" and small.shared_parameters
+    ours = large_memory.Addressing(base, timing.random_bits(1, 100, 28), small)
+    assert ours.seconds(2) > 0 and ours.limit().seconds(1) > 0
+    assert ours.limit().flops == 2 * 2000 * 8 * (large_memory.QUERIES + 1)
+    # Less than a tenth of all probabilities.
+    assert ours.extra_bytes < 0.1 * 4 * 2_000_000 + 4 * 200 * large_memory.QUERIES
+
+
 @pytest.mark.parametrize(
     ("module", "options", "message"),
     [
+        (addressing, {"learned_sizes": (16, 1500)}, "^--learned-sizes: found 1500, expected at"),
+        (addressing, {"parts": ("learned",)}, "^devices: found 4, expected one"),
         (addressing, {"sizes": (16, 6)}, "^--sizes: found 6, expected multiples of four"),
         (addressing, {"rounds": 0}, "^--rounds: found 0, expected at least 1"),
         (training, {"rounds": 0}, "^--rounds: found 0, expected at least 1"),

@@ -252,13 +252,13 @@ def test_rivals_have_a_row_each_and_in_the_readme_a_column(results: Path) -> Non
     found = [ratio("limit", 0.5), ratio("torch_eager", 1.5), ratio("limit", 0.25, **half)]
     eval_records.write(results / "made_up.json", [*found, ratio("limit", 0.6, rounds=9)])
     page = tables(str(results), readme=str(readme))
-    rows = table_under(page, "Seconds of a training step, or")
+    rows = table_under(page, "Seconds of a training step, of an")
     assert [(row["rival"], row["precision"], row["rival's"], row["ratio"]) for row in rows] == [
         ("limit", "float32", "0.012", "0.60"),
         ("torch_eager", "float32", "0.03", "1.50"),
         ("limit", "bfloat16", "0.005", "0.25"),
     ]
-    short = table_under(readme.read_text(), "Seconds of a training step, or")
+    short = table_under(readme.read_text(), "Seconds of a training step, of an")
     assert [[*row.values()] for row in short] == [
         ["`mem_vae_mnist`", "float32", "0.02", "1.50", "0.60", "2 cores"],
         ["`mem_vae_mnist`", "bfloat16", "0.01", "-", "0.25", "2 cores"],

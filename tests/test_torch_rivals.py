@@ -13,6 +13,7 @@ from benchmarks import timing
 from benchmarks.evaluation import Sizes
 from memjax import configs, training
 from memjax.data import Dataset, Split
+from memjax.large_memory import Slots
 from memjax.models.mem_vae import MemVAE
 from memjax.objectives import pathwise
 from memjax.sampling import sample_terms
@@ -195,3 +196,17 @@ def test_rivals_train_at_both_precisions(name: str) -> None:
         losses.append(made.loss())
     np.testing.assert_allclose(*losses, rtol=0.05)
     assert losses[0] != losses[1]
+
+
+def test_addresses_have_the_same_probabilities() -> None:
+    from benchmarks import torch_addresses
+    from benchmarks.torch_common import How
+
+    generator = np.random.default_rng(0)
+    keys, queries = (generator.normal(size=(n, 5)).astype(np.float32) for n in (30, 4))
+    found = torch_addresses.log_softmax(torch.from_numpy(keys), torch.from_numpy(queries))
+    posterior, _ = Slots(jnp.asarray(keys).reshape(3, 10, 5)).match(queries, jnp.zeros((1, 5)))
+    np.testing.assert_allclose(found, posterior.log_probabilities, rtol=1e-5, atol=1e-5)
+    slot, log_probability = torch_addresses.addresses(*map(torch.from_numpy, (keys, queries)))
+    np.testing.assert_allclose(log_probability, found[range(4), slot])
+    assert torch_addresses.TorchAddresses(keys, queries, How()).seconds(2) > 0
