@@ -114,7 +114,8 @@ def test_what_shares_cannot_do(folder: Path, changed: dict[str, Any], message: s
             given, **{part: dataclasses.replace(getattr(given, part), **fields)}
         )
     with pytest.raises(InputError, match=message):
-        Shares.of(given, jax.devices())
+        train.run(given, str(folder / "refused"))
+    assert not (folder / "refused").exists()
     assert Shares.of(given, jax.devices()[:1]).names == ()
 
 

@@ -47,7 +47,7 @@ class Loop:
         experiment: Experiment,
         dataset: Dataset,
         workdir: str,
-        used: Sequence[jax.Device],
+        shares: Shares,
     ):
         """Compile nothing yet; open the checkpoints, start or resume, open the logs.
 
@@ -55,7 +55,7 @@ class Loop:
             experiment: with the model's image shape filled in.
             dataset: all splits.
             workdir: prepared.
-            used: from `devices.choose`.
+            shares: over the devices that `devices.choose` chose.
         """
         self._experiment = experiment
         self._workdir = workdir
@@ -64,10 +64,9 @@ class Loop:
             len(self._split), experiment.train.batch_size
         )
         self._total_steps = experiment.train.num_epochs * self._steps_per_epoch
-        self._devices = used
+        self._shares, self._devices = shares, shares.devices
         devices.connect(self._devices)
         optimizer = devices.make_optimizer(experiment, self._steps_per_epoch)
-        self._shares = Shares.of(experiment, used)
         self._replicas = [Replica(one, path) for path, one in folders(experiment, workdir).items()]
         several = len(self._replicas) > 1
         self._validate = _validation(experiment, dataset, self._shares)

@@ -23,6 +23,7 @@ from .checks import (
 )
 from .loop import Loop
 from .replicas import folders
+from .shares import Shares
 from .signals import collected
 
 
@@ -87,6 +88,7 @@ def run(
             experiment.sampler.together,
             getattr(experiment.model, "shared_blocks", 0),
         )
+        shares = Shares.of(experiment, used)
     hosts.check_same(
         **config.fields_of(experiment),
         stop_at_step=stop_at_step,
@@ -106,7 +108,7 @@ def run(
                 workdirs.check_same_run(experiment, workdir)
         with collected() as signals:
             with hosts.refused_together():
-                loop = Loop(experiment, dataset, workdir, used)
+                loop = Loop(experiment, dataset, workdir, shares)
             with _closed_after(loop):
                 return loop.train(signals, stop_at_step)
 
