@@ -14,11 +14,15 @@ import pytest
 from benchmarks import addressing, evaluation, large_memory, limit, timing, training, writing
 from eval import records
 from memjax import configs, objectives, sampling
+from memjax.config import Experiment
+from memjax.data import Dataset
 from memjax.errors import InputError
 from memjax.models.vma import VMA
 from memjax.models.writer import Writer
 from memjax.types import Batch, Terms, Variables
 from tests import tiny
+from train import devices
+from train.runner import fit_to_data
 
 B, M, K, SIDE = 3, 4, 5, 13
 
@@ -64,29 +68,50 @@ def test_what_is_timed_is_recorded(tmp_path: Any, monkeypatch: pytest.MonkeyPatc
     }
 
 
+class Proportional:
+    """In place of `Epochs`: a model that can be built, whose steps take a microsecond an entry."""
+
+    def __init__(self, base: Experiment, dataset: Dataset, warm_up: int):
+        assert warm_up == 1
+        self.experiment = experiment = fit_to_data(base, dataset)
+        batch = devices.blank_batch(experiment, dataset.splits["train"], 1, 1)
+        shapes = jax.eval_shape(
+            lambda: sampling.initialise(experiment.model, jax.random.key(0), batch)
+        )
+        memory = shapes["params"].get("memory")
+        learned = 0 if memory is None else memory.size // memory.shape[-1]
+        self.entries = learned or len(batch.context)
+
+    def seconds(self, count: int) -> float:
+        return 1e-6 * count * self.entries
+
+    def limit(self) -> "Proportional":
+        return self
+
+
 def test_a_curve_over_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "SHORTEST", 1e-9)  # one step a call
+    monkeypatch.setattr(addressing, "Epochs", Proportional)
     found = addressing.over_memory("dense", (8, 16), rounds=1)
     assert [one.protocol["curve"] for one in found] == [
         *("dense, hard", "dense, soft features", "dense, soft pixels")
     ]
     for one in found:
-        assert one.x == [8.0, 16.0] and min(one.values or []) > 0
+        assert (one.x, one.values) == ([8.0, 16.0], [8e-6, 16e-6])
         assert "sampler.shots" not in one.protocol["changed"]
 
 
 def test_a_curve_over_a_learned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "SHORTEST", 1e-9)  # one step a call
+    monkeypatch.setattr(addressing, "Epochs", Proportional)
     monkeypatch.setattr(addressing, "BLOCK_SIZE", 4)
-    monkeypatch.setattr(jax, "local_devices", lambda *_, **__: jax.devices()[:1])
     assert [one.model.block_size for one in addressing.learned(4)] == [0, 0]
     hard, soft = addressing.learned(8)
     assert (hard.model.block_size, soft.model.addressing) == (4, "soft")
-    found = addressing.over_learned((8,), rounds=1)
+    found = addressing.over_learned((4, 8), rounds=1)
     names = ("hard", "soft", "products of hard")
     assert [one.protocol["curve"] for one in found] == [f"learned, {name}" for name in names]
+    assert [one.protocol["num_samples"] for one in found] == [4, 1, 4]
     for one in found:
-        assert one.x == [8.0] and min(one.values or []) > 0
+        assert (one.x, one.values) == ([4.0, 8.0], [4e-6, 8e-6])
 
 
 def test_addresses_of_a_large_memory() -> None:

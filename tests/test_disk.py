@@ -159,7 +159,8 @@ def test_a_disk_that_fills_in_a_run_ends_it_in_a_few_lines(small: Path, tmp_path
     assert done.returncode == 1, done.stderr
     *before, said = done.stderr.splitlines()
     assert len(before) < 10 and "Traceback" not in done.stderr, done.stderr
-    assert re.match(rf"error: {small}/run/checkpoints/\d+: cannot be written \(", said)
+    full = r"(checkpoints/\d+|sessions\.json): cannot be written \("  # whichever comes first
+    assert re.match(rf"error: {small}/run/{full}", said)
     assert FULL in said and said.endswith("; once it can be, the same command goes on")
 
 
