@@ -23,6 +23,7 @@ test: lint
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.training --parts start
+	$(BIN)/python -m benchmarks.sharing
 	$(BIN)/python -m eval tables --readme README.md
 
 # Kills, long runs and broken inputs; at most half an hour of two cores. See results/README.md.

@@ -12,7 +12,8 @@ from etils import epath
 
 from benchmarks import limit
 from benchmarks.limit import Limit
-from eval.likelihood import NUMBERS, make_evaluator
+from eval.evaluator import Evaluator
+from eval.likelihood import NUMBERS
 from eval.run import Run
 from memjax import sampling
 from memjax.config import Experiment
@@ -76,7 +77,7 @@ class Evaluation:
         self._examples: Any = (images, index, None)
         run = Run(epath.Path(), self.experiment, model, self.variables, 0, dataset)
         numbers = [number for number in NUMBERS if number < sizes.num_samples]
-        self._evaluate = make_evaluator(run, sizes.num_samples, numbers, 0, 0, sizes.chunk_size)
+        self._evaluate = Evaluator(run, sizes.num_samples, numbers, 0, 0, sizes.chunk_size)
         self._timed = ByImage(self._batches, sizes.batch_size)
         self._batches(1)
 

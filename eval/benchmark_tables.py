@@ -23,12 +23,14 @@ RIVALS = ("torch_eager", "torch_compile", "pythae", "limit", "ours_float32", "li
 OVER_ENTRIES = "step_seconds_by_memory"  # curves of benchmarks.addressing
 OVER_SEEDS = "step_seconds_by_seeds"  # of benchmarks.training
 OVER_STEPS = "gradient_gib_by_steps"  # curves of benchmarks.writing
+SHARED = ("collective_bytes", "largest_difference_nats")  # of benchmarks.sharing
 Curves = dict[str, dict[float, float]]
 
 
 def tables(found: list[Record]) -> list[str]:
     """Markdown of every table that there are records for."""
-    over_others = (_over_seeds(found), _over_entries(found), *_crossings(found), _over_steps(found))
+    over_entries = (_over_entries(found), *_crossings(found))
+    over_others = (_over_seeds(found), *over_entries, _over_steps(found), _over_devices(found))
     made = (_ratios(found), _times(found), *over_others)
     return [table for table in made if table]
 
@@ -123,7 +125,7 @@ def _times(found: list[Record]) -> str:
     newest = {
         (one.experiment, one.metric, str(one.protocol.get("changed"))): one
         for one in found
-        if one.task == "benchmark" and one.metric != RATIO and one.value is not None
+        if one.task == "benchmark" and one.metric not in (RATIO, *SHARED) and one.value is not None
     }
     rows = [
         (
@@ -235,6 +237,29 @@ def _over_steps(found: list[Record]) -> str:
     ]
     title = "GiB that the gradient of `avme_mnist` at K = 5 holds, over T:"
     return table(title, ("T", "kept", "`--model.rematerialise True`", "ratio"), rows)
+
+
+def _over_devices(found: list[Record]) -> str:
+    """What devices that share an evaluation tell each other."""
+    # The newest of each.
+    newest: dict[tuple[int, int], dict[str, Record]] = {}
+    for one in found:
+        if one.metric in SHARED:
+            layout = (one.protocol["image_devices"], one.protocol["sample_devices"])
+            newest.setdefault(layout, {})[one.metric] = one
+    rows = []
+    for (images, samples), measured in sorted(newest.items(), key=lambda of: of[0][::-1]):
+        told, apart = (measured[metric] for metric in SHARED)
+        size = f"{told.protocol['num_samples']:,} x {told.protocol['batch_size']}"
+        cells = (f"{(told.value or 0.0) / 1024:,.0f}", f"{apart.value or 0.0:.1g}")
+        rows.append((str(images), str(samples), size, *cells, commit(told.commit, told.dirty)))
+    title = (
+        "Devices that share a batch of an evaluation of `mem_vae_mnist`: KiB that each is told by "
+        "the others, its own share with it, and the largest difference of log p(x) and its bounds "
+        "from those of one device:"
+    )
+    head = ("devices for images", "for samples", "samples x images", "KiB", "nats", "commit")
+    return table(title, head, rows)
 
 
 def _ratio(whole: dict[float, float], again: dict[float, float], steps: float) -> str:

@@ -1,7 +1,6 @@
 """log p(x) of a split by importance sampling, with its standard error and per-image values."""
 
 import dataclasses
-import functools
 import hashlib
 import io
 import json
@@ -10,31 +9,24 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from tqdm import tqdm
 
 from memjax import data, hosts, training, workdirs
 from memjax.errors import InputError
-from memjax.evaluation import log_weights_and_diagnostics, pass_statistics, summarise
+from memjax.evaluation import pass_statistics
 from memjax.nn import Precision
 from memjax.types import Array, Batch, Variables
 
 from . import records
-from .chunks import compile_fitting
+from .evaluator import Evaluator, evaluate_split, mesh_of_devices, values_of_one
 from .options import check_at_least, check_choice, check_seeds, split_of
 from .partial import Found, Partial
 from .records import Record
 from .run import Own, Run, Step, evenly_spaced, open_run, said_of_images
-
-# Images [B, H, W, C] uint8, their places in the split [B], and their classes [B] if known.
-Examples = tuple[Array, Array, Array | None]
-Evaluator = Callable[[Examples], Found]
 
 logger = logging.getLogger("memjax")
 TASK = "likelihood"
@@ -57,6 +49,7 @@ def likelihood(
     seed: int = 0,
     batch_size: int = 100,
     chunk_size: int = 50,
+    sample_devices: int = 1,
     experiment: Own = None,
     processes: hosts.Options = hosts.ALONE,
 ) -> list[Record]:
@@ -79,13 +72,16 @@ def likelihood(
         batch_size: images together; it changes speed and memory, not the answer.
         chunk_size: samples together; it changes speed and memory, not the answer. A smaller one is
             taken, and said, if that many do not fit into memory.
+        sample_devices: devices that share the samples of an image, a divisor of their number; the
+            groups of so many share the images. It changes speed and memory, not the answer.
         experiment: as in `memjax.restore`, for a run of one's own experiment.
         processes: whether this is one of several, which share the images, and how they find each
             other.
 
     Raises:
-        InputError: a number below 1, an unknown choice, a split that is not there, a model that
-            is given its memory, or anything else wrong with the run.
+        InputError: a number below 1, an unknown choice, devices that cannot be divided so, a split
+            that is not there, a model that is given its memory, or anything else wrong with the
+            run.
     """
     processes.join()
     hosts.end_at_sigterm()  # what is finished is in a file
@@ -99,6 +95,7 @@ def likelihood(
         check_seeds(seed=seed, binarisation_seed=binarisation_seed)
         check_choice("batch_norm", batch_norm, ("pass", "moving_average"))
         check_choice("precision", precision, (None, *get_args(Precision)))
+        mesh = mesh_of_devices(sample_devices)
         run = open_run(workdir, data_dir, step, experiment)
         _check_alone(run, workdir)
         origin = records.here()  # of the code that runs, whatever is edited meanwhile
@@ -122,7 +119,7 @@ def likelihood(
     checkpoint = _digest(run.variables)
     run, statistics = with_statistics(run, batch_norm)
     numbers = [number for number in NUMBERS if number < num_samples]
-    evaluate = make_evaluator(run, num_samples, numbers, seed, binarisation_seed, chunk_size)
+    evaluate = Evaluator(run, num_samples, numbers, seed, binarisation_seed, chunk_size, mesh)
     size = len(run.dataset.splits[split])
     count = len(evenly_spaced(size, max_images))
     protocol = statistics | _protocol(run, binarisation_seed, seed) | said_of_images(size, count)
@@ -213,118 +210,6 @@ def with_statistics(run: Run, batch_norm: str) -> tuple[Run, dict[str, Any]]:
 
     variables = statistics(run.variables, jnp.asarray(images[: len(index)]))
     return dataclasses.replace(run, variables=variables), said
-
-
-def make_evaluator(
-    run: Run,
-    num_samples: int,
-    numbers: list[int],
-    seed: int,
-    binarisation_seed: int,
-    chunk_size: int,
-) -> Evaluator:
-    """A compiled function of examples, spread over the local devices.
-
-    Samples are decoded in chunks of `chunk_size`, or in smaller ones that fit into memory.
-    """
-    noise = training.stream(seed, "evaluation")
-    binarisation_key = training.stream(binarisation_seed, "evaluation_binarisation")
-
-    @functools.partial(jax.jit, static_argnums=2)
-    def evaluate(variables: Variables, examples: Examples, chunk: int) -> Found:
-        images, index, labels = examples
-        pixels = data.prepare_images(
-            images, index, binarisation_key, run.binarisation, run.dataset.maximum
-        )
-        batch = Batch(pixels, index, labels)
-        return _values(run, variables, batch, noise, [*numbers, num_samples], chunk)
-
-    # Restored variables lie on one device, and would not mix with images spread over all.
-    variables = jax.device_put(run.variables, _over_devices())
-    compiled: dict[int, Any] = {}
-
-    def evaluator(examples: Examples) -> Found:
-        size = len(examples[1])
-        if size not in compiled:
-            compiled[size] = compile_fitting(
-                lambda chunk: evaluate.lower(variables, examples, chunk),
-                min(chunk_size, num_samples),
-            )
-        return compiled[size](variables, examples)
-
-    return evaluator
-
-
-def _values(
-    run: Run, variables: Variables, batch: Batch, noise: Array, numbers: list[int], chunk: int
-) -> Found:
-    """Values of each image of a batch, from as many samples as the last of some numbers says."""
-    weights, said = log_weights_and_diagnostics(
-        run.model, variables, batch, noise, numbers[-1], chunk
-    )
-    return summarise(weights, numbers), said
-
-
-def values_of_one(run: Run, split: str, numbers: list[int]) -> Found:
-    """Shapes and kinds of the values of one image of a split; nothing is computed.
-
-    Args:
-        run: whose data set it is.
-        split: of the data set.
-        numbers: of samples at which there are bounds.
-    """
-    zero = jnp.zeros(1, jnp.int32)
-    labels = None if run.dataset.splits[split].labels is None else zero
-    batch = Batch(jnp.zeros((1, *run.dataset.image_shape)), zero, labels)
-    noise = training.stream(0, "evaluation")
-    return jax.eval_shape(
-        lambda variables: _values(run, variables, batch, noise, numbers, 1), run.variables
-    )
-
-
-def _over_devices(*axes: str) -> NamedSharding:
-    """Arrays spread over the local devices along their first axis, or copied to all of them."""
-    return NamedSharding(Mesh(np.array(jax.local_devices()), ("images",)), PartitionSpec(*axes))
-
-
-def evaluate_split(
-    run: Run,
-    evaluate: Evaluator,
-    split: str,
-    max_images: int | None,
-    batch_size: int,
-    partial: Partial | None = None,
-) -> Found:
-    """Evaluate a split batch by batch, its images spread over the local devices.
-
-    Each of several processes takes its share of them; all get the values of all.
-
-    Args:
-        run: whose data set it is.
-        evaluate: from `make_evaluator`.
-        split: of the data set.
-        max_images: evaluate so many of them, evenly spaced; all if not given.
-        batch_size: images together.
-        partial: gets the values of each batch; batches that it has already are left out.
-    """
-    images, labels = run.dataset.splits[split].images, run.dataset.splits[split].labels
-    every = evenly_spaced(len(images), max_images)
-    places = every[hosts.share_of(len(every))]
-    count = jax.local_device_count()
-    size = -(-min(batch_size, len(places)) // count) * count
-    partial = Partial() if partial is None else partial
-    silent = None if hosts.is_first() else True
-    with tqdm(total=len(places), initial=partial.done, unit="image", disable=silent) as bar:
-        for first in range(partial.done, len(places), size):
-            # The last batch is filled up with the last image, whose copies are dropped.
-            index = places[np.minimum(np.arange(first, first + size), len(places) - 1)]
-            examples = (images[index], index, None if labels is None else labels[index])
-            result = evaluate(jax.device_put(examples, _over_devices("images")))
-            kept = min(size, len(places) - first)
-            partial.add(jax.tree.map(lambda of, kept=kept: np.asarray(of)[..., :kept], result))
-            bar.update(kept)
-    assert partial.found is not None, "a split has images"
-    return hosts.joined(partial.found, len(every))
 
 
 def records_of(

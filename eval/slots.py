@@ -18,8 +18,9 @@ from memjax.memory import usage
 
 from . import records
 from .activations import activations_of
+from .evaluator import Evaluator, evaluate_split
 from .files import save, save_figure
-from .likelihood import evaluate_split, make_evaluator, with_statistics
+from .likelihood import with_statistics
 from .options import check_at_least, check_choice, check_seeds
 from .records import Record
 from .run import Own, Run, Step, open_run, said_of_images
@@ -198,7 +199,7 @@ def _cost(
 
     def log_likelihood(disabled: tuple[int, ...]) -> np.ndarray:
         other = dataclasses.replace(run, model=run.model.clone(disabled=disabled))
-        evaluate = make_evaluator(
+        evaluate = Evaluator(
             *(other, num_samples, [], protocol["evaluation_seed"]),
             *(protocol["binarisation_seed"] or 0, chunk_size),
         )

@@ -18,6 +18,8 @@ import pytest
 
 import memjax
 from eval import likelihood
+from eval.evaluator import Evaluator, Examples
+from eval.partial import Found
 from eval.run import evenly_spaced
 from memjax import data, provenance, training
 from memjax.errors import InputError, WriteError
@@ -216,13 +218,14 @@ def test_images_are_evenly_spaced(size: int, most: int | None, places: list[int]
     assert evenly_spaced(size, most).tolist() == places
 
 
-def test_number_of_devices_does_not_matter(
-    run: eval_runs.Trained, evaluated: Path, tmp_path: Path
+@pytest.mark.parametrize("sample_devices", [1, 2, 4])
+def test_how_devices_share_the_work_does_not_matter(
+    run: eval_runs.Trained, evaluated: Path, tmp_path: Path, sample_devices: int
 ) -> None:
     workdir = eval_runs.copy(run, tmp_path / "run")
     assert jax.local_device_count() == 4
     # Thirty images in batches of twelve: the last one is filled up.
-    likelihood(str(workdir), **SMALL)
+    likelihood(str(workdir), **SMALL, sample_devices=sample_devices)
     one, four = images_of(evaluated), images_of(workdir)
     assert one.pop("protocol") == four.pop("protocol")
     assert set(one) == set(four)
@@ -402,23 +405,18 @@ def interrupted(
     monkeypatch: pytest.MonkeyPatch, workdir: Path, batches: int, **options: Any
 ) -> int:
     """Evaluate, broken off before the next batch after so many; returns how many were taken."""
-    module = sys.modules["eval.likelihood"]
-    make, taken = module.make_evaluator, 0  # type: ignore[attr-defined]
+    taken = 0
 
-    def made(*arguments: Any) -> Any:
-        evaluate = make(*arguments)
-
-        def counted(examples: Any) -> Any:
+    class Counted(Evaluator):
+        def __call__(self, examples: Examples) -> Found:
             nonlocal taken
             if taken == batches:
                 raise KeyboardInterrupt
             taken += 1
-            return evaluate(examples)
-
-        return counted
+            return super().__call__(examples)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "make_evaluator", made)
+        patch.setattr(sys.modules["eval.likelihood"], "Evaluator", Counted)
         patch.setattr("eval.partial.SAVED_EVERY", 0)
         patch.setattr("eval.records.here", HERE)
         try:

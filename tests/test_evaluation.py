@@ -313,6 +313,29 @@ def test_nothing_changes_without_batch_norm() -> None:
     assert pass_statistics(model, variables, BATCH, KEY) is variables
 
 
+@pytest.mark.parametrize(("devices", "num_samples"), [(2, 10), (3, 10), (4, 1)])
+def test_devices_share_the_samples(devices: int, num_samples: int) -> None:
+    """The last device has fewer samples than the others, or none; each gets all of them."""
+
+    @tiny.quick_jit
+    def shared(noise: Array) -> Any:
+        return jax.vmap(
+            lambda _: log_weights_and_diagnostics(
+                MODEL, VARIABLES, BATCH, noise, num_samples, 2, "devices"
+            ),
+            axis_name="devices",
+        )(jnp.arange(devices))
+
+    compiled = tiny.quick_jit(log_weights_and_diagnostics, static_argnums=(0, 4, 5))
+    weights, said = compiled(MODEL, VARIABLES, BATCH, KEY, num_samples, 2)
+    found = shared(KEY)
+    for device in range(devices):
+        own_weights, own_said = jax.tree.map(lambda values, of=device: values[of], found)
+        assert_same_nats(own_weights, weights)
+        for name, values in said.items():
+            assert_same_nats(own_said[name], values)
+
+
 def test_diagnostics_are_of_the_samples_that_are_asked_for() -> None:
     """The last chunk holds more than are left of 10."""
     compiled = tiny.quick_jit(log_weights_and_diagnostics, static_argnums=(0, 4, 5))

@@ -16,7 +16,7 @@ import train
 from eval import canvas, few_shot, likelihood, samples
 from eval.__main__ import main
 from eval.canvas import draw
-from eval.likelihood import evaluate_split, make_evaluator
+from eval.evaluator import Evaluator, evaluate_split
 from eval.run import open_run
 from memjax import configs, data, plots
 from memjax.config import Experiment
@@ -139,7 +139,7 @@ def test_evaluation_knows_the_labels(workdir: Path) -> None:
     wrong = data.Split(split.images, (split.labels + 1) % CLASSES)
     splits = {**run.dataset.splits, "test": wrong}
     other = dataclasses.replace(run, dataset=dataclasses.replace(run.dataset, splits=splits))
-    evaluate = make_evaluator(other, 20, [1], 0, 0, 20)
+    evaluate = Evaluator(other, 20, [1], 0, 0, 20)
     of_wrong, _ = evaluate_split(other, evaluate, "test", 25, 25)
     assert of_wrong.log_likelihood.mean() < found["log_likelihood"].value - 1
     assert samples(str(workdir), num_images=4).exists()

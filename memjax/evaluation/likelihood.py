@@ -66,6 +66,7 @@ def log_weights_and_diagnostics(
     key: Array,
     num_samples: int,
     chunk_size: int,
+    shared: str | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """`log_weights`, and the means `[B]` over samples of what else a model says of itself.
 
@@ -76,6 +77,7 @@ def log_weights_and_diagnostics(
         key: a typed key.
         num_samples: K.
         chunk_size: samples that are decoded together.
+        shared: as in `log_weights_of_encoding`.
 
     Returns:
         `[K, B]` in nats, and name -> `[B]`: the model's diagnostics, `reconstruction_nll` and
@@ -83,7 +85,7 @@ def log_weights_and_diagnostics(
     """
     encoding = model.apply(variables, batch, False, method="encode")
     of = (model, variables, batch, encoding)
-    return log_weights_of_encoding(*of, key, num_samples, chunk_size)
+    return log_weights_of_encoding(*of, key, num_samples, chunk_size, shared=shared)
 
 
 def log_weights_of_encoding(
@@ -95,6 +97,7 @@ def log_weights_of_encoding(
     num_samples: int,
     chunk_size: int,
     address: Array | None = None,
+    shared: str | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """`log_weights_and_diagnostics` of an encoding that is there already.
 
@@ -107,7 +110,10 @@ def log_weights_of_encoding(
         num_samples: K.
         chunk_size: samples that are decoded together.
         address: `[B]`, for a model with addresses: the one that all samples have.
+        shared: axis of the devices that share the K samples, each of which gets all of them.
     """
+    devices, place = (1, 0) if shared is None else (lax.axis_size(shared), lax.axis_index(shared))
+    count = -(-num_samples // devices)
 
     def one_chunk(first: Array) -> tuple[Array, dict[str, Array]]:
         keys = sampling.sample_keys(key, batch.index, first + jnp.arange(chunk_size))
@@ -119,11 +125,16 @@ def log_weights_of_encoding(
         }
         return terms.log_weights, named
 
-    found = lax.map(one_chunk, jnp.arange(0, num_samples, chunk_size))
-    # The last chunk may hold more samples than are left.
-    weights, named = jax.tree.map(
-        lambda values: values.reshape(-1, batch.images.shape[0])[:num_samples], found
-    )
+    found = lax.map(one_chunk, place * count + jnp.arange(0, count, chunk_size))
+
+    def in_order(values: Array) -> Array:
+        # The last chunk may hold more samples than are left, and so may the last device.
+        values = values.reshape(-1, batch.images.shape[0])[:count]
+        if shared is not None:
+            values = lax.all_gather(values, shared, tiled=True)
+        return values[:num_samples]
+
+    weights, named = jax.tree.map(in_order, found)
     return weights, {name: values.mean(axis=0) for name, values in named.items()}
 
 
