@@ -163,15 +163,16 @@ def test_blocks_change_nothing_but_how_addresses_are_drawn(fields: dict[str, Any
     for name in shared & in_blocks.keys():
         in_blocks[name] = in_blocks[name].reshape(3, 4, *in_blocks[name].shape[1:])
 
-    def drawn(params: Any) -> tuple[jax.Array, Terms]:
+    def drawn(params: Any) -> tuple[jax.Array, tuple[Terms, jax.Array]]:
         of = {"params": params}
         terms, _ = sampling.sample_terms(blocks, of, given, keys(given, 20), False)
-        return objectives.vimco(terms).sum(), terms
+        encoding = blocks.apply(of, given, True, method="encode")
+        log_q, _ = blocks.apply(of, given, encoding, method="address_log_probs")
+        return objectives.vimco(terms).sum(), (terms, log_q)
 
-    (value, terms), gradient = jax.value_and_grad(drawn, has_aux=True)(in_blocks)
-    of_drawn = {"params": in_blocks}
-    encoding = blocks.apply(of_drawn, given, True, method="encode")
-    log_q, _ = blocks.apply(of_drawn, given, encoding, method="address_log_probs")
+    (value, (terms, log_q)), gradient = tiny.quick_jit(jax.value_and_grad(drawn, has_aux=True))(
+        in_blocks
+    )
     distance = jnp.abs(terms.log_score[..., None] - log_q)
     address = jnp.argmin(distance, axis=-1)
     np.testing.assert_allclose(jnp.min(distance, axis=-1), 0, atol=1e-9)
@@ -181,9 +182,9 @@ def test_blocks_change_nothing_but_how_addresses_are_drawn(fields: dict[str, Any
         terms, _ = terms_at(whole, {"params": params}, given, address, keys(given, 20))
         return objectives.vimco(terms).sum(), terms
 
-    (expected_value, expected), whole_gradient = jax.value_and_grad(forced, has_aux=True)(
-        start["params"]
-    )
+    (expected_value, expected), whole_gradient = tiny.quick_jit(
+        jax.value_and_grad(forced, has_aux=True)
+    )(start["params"])
     np.testing.assert_allclose(value, expected_value, rtol=1e-9)
     for name in ("kl_address", "kl_latent", "entropy_prior"):
         found = terms.diagnostics[name]
