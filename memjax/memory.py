@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from memjax.nn import Precision, matmul
+from memjax.nn import Precision, matmul, over_rows
 from memjax.types import Array
 
 Attention = Literal["sigmoid", "softmax"]
@@ -210,9 +210,11 @@ def compose_elementwise(h_g: Array, h_m: Array, a: Array, b: Array, c: Array) ->
     Source: Li, Zhu and Zhang 2016, section 3.3; after Rasmus et al. 2015.
     """
     product = h_g * h_m
-    linear = a[0] + a[1] * h_m + a[2] * h_g + a[3] * product
-    gate = nn.sigmoid(c[0] + c[1] * h_m + c[2] * h_g + c[3] * product)
-    return linear + b * gate
+    a_1, a_2, a_3, a_4 = (over_rows(row, h_g) for row in a)
+    c_1, c_2, c_3, c_4 = (over_rows(row, h_g) for row in c)
+    linear = a_1 + a_2 * h_m + a_3 * h_g + a_4 * product
+    gate = nn.sigmoid(c_1 + c_2 * h_m + c_3 * h_g + c_4 * product)
+    return linear + over_rows(b, h_g) * gate
 
 
 class SoftMemory(nn.Module):

@@ -15,6 +15,7 @@ from memjax.convolution import (
     Padding,
     Pyramid,
     UpConvolution,
+    add_bias,
     convolve,
     layer_shapes,
     subpixel_convolution,
@@ -270,6 +271,19 @@ def test_layers_under_vmap(name: str, precision: Precision) -> None:
     gradients = [backward(g[k]) for k, (_, backward) in enumerate(one_by_one)]
     expected = jnp.stack([of_x for of_x, _ in gradients]), sum(of_w for _, of_w in gradients)
     assert_near(backward(g), expected)
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_a_bias_is_added_to_every_pixel(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    generator = np.random.default_rng(0)
+    y, g = (jnp.asarray(generator.standard_normal((4, 3, 5, 2, 6))) for _ in range(2))
+    bias = jnp.asarray(generator.standard_normal(6))
+    found, back = jax.vjp(jax.vmap(add_bias, (0, None)), y, bias)
+    np.testing.assert_array_equal(found, y + bias)
+    of_y, of_bias = back(g)
+    np.testing.assert_array_equal(of_y, g)
+    np.testing.assert_allclose(of_bias, g.sum((0, 1, 2, 3)), rtol=1e-5)
 
 
 def test_convolution_is_affine() -> None:

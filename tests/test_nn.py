@@ -17,6 +17,7 @@ from memjax.nn import (
     batch_moments,
     matmul,
     normalise,
+    over_rows,
 )
 
 from .jaxprs import equations
@@ -97,6 +98,21 @@ def test_products_under_vmap(precision: Precision) -> None:
     np.testing.assert_allclose(backward(g)[0], expected, rtol=1e-6, atol=1e-6)
     expected = sum(of_w for _, of_w in one_by_one)
     np.testing.assert_allclose(backward(g)[1], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_vector_over_rows_has_the_gradient_of_a_sum(monkeypatch: pytest.MonkeyPatch) -> None:
+    vector, x, g = drawn(OUTPUTS), drawn(4, ROWS, OUTPUTS, seed=1), drawn(4, ROWS, OUTPUTS, seed=2)
+
+    def product(vector: jax.Array) -> jax.Array:
+        return jax.vmap(lambda x: over_rows(vector, x) * x)(x)
+
+    found, back = jax.vjp(product, vector)
+    np.testing.assert_array_equal(found, vector * x)
+    np.testing.assert_allclose(back(g)[0], (x * g).sum((0, 1)), rtol=1e-5)
+    tangent = jax.jvp(product, (vector,), (vector,))[1]
+    np.testing.assert_array_equal(tangent, vector * x)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert over_rows(vector, x[0]) is vector
 
 
 def test_dense_is_affine() -> None:
