@@ -12,7 +12,7 @@ from etils import epath
 
 from benchmarks import limit
 from benchmarks.limit import Limit
-from eval.evaluator import Evaluator
+from eval.evaluator import Evaluator, mesh_of_devices
 from eval.likelihood import NUMBERS
 from eval.run import Run
 from memjax import sampling
@@ -57,7 +57,7 @@ class ByImage:
 
 
 class Evaluation:
-    """`eval likelihood` of an untrained model, compiled and warm.
+    """`eval likelihood` of an untrained model on one device, compiled and warm.
 
     Attributes:
         experiment: of the model.
@@ -77,7 +77,8 @@ class Evaluation:
         self._examples: Any = (images, index, None)
         run = Run(epath.Path(), self.experiment, model, self.variables, 0, dataset)
         numbers = [number for number in NUMBERS if number < sizes.num_samples]
-        self._evaluate = Evaluator(run, sizes.num_samples, numbers, 0, 0, sizes.chunk_size)
+        how = (sizes.num_samples, numbers, 0, 0, sizes.chunk_size)
+        self._evaluate = Evaluator(run, *how, mesh_of_devices(devices=jax.local_devices()[:1]))
         self._timed = ByImage(self._batches, sizes.batch_size)
         self._batches(1)
 

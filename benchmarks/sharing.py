@@ -19,12 +19,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
-from jax.sharding import Mesh
 
 from benchmarks.evaluation import SIZES, Sizes
 from benchmarks.timing import random_grey, run, say
 from eval import records
-from eval.evaluator import IMAGES, SAMPLES, Evaluator
+from eval.evaluator import Evaluator, mesh_of_devices
 from eval.likelihood import NUMBERS
 from eval.options import check_at_least, check_some
 from eval.partial import Found
@@ -75,8 +74,7 @@ def untrained(sizes: Sizes) -> Run:
 
 def measure(of: Run, layout: Layout, sizes: Sizes) -> tuple[Found, int]:
     """The values of a batch, and the bytes that collectives give each device."""
-    devices = np.array(jax.local_devices()[: math.prod(layout)])
-    mesh = Mesh(devices.reshape(layout), (IMAGES, SAMPLES))
+    mesh = mesh_of_devices(layout[1], jax.local_devices()[: math.prod(layout)])
     numbers = [number for number in NUMBERS if number < sizes.num_samples]
     evaluate = Evaluator(of, sizes.num_samples, numbers, 0, 0, sizes.chunk_size, mesh)
     examples: Any = (of.dataset.splits["test"].images, np.arange(sizes.batch_size), None)

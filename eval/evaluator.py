@@ -6,6 +6,7 @@ them, so how the devices share the work is no part of the answer.
 """
 
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -157,19 +158,23 @@ def values_of_one(run: Run, split: str, numbers: list[int]) -> Found:
     )
 
 
-def mesh_of_devices(sample_devices: int = 1) -> Mesh:
-    """The local devices, in groups of so many that share the samples of their images.
+def mesh_of_devices(sample_devices: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Devices in groups of so many that share the samples of their images.
+
+    Args:
+        sample_devices: of a group.
+        devices: all local ones if not given.
 
     Raises:
         InputError: the devices cannot be divided into such groups.
     """
-    devices = np.array(jax.local_devices())
-    if sample_devices < 1 or len(devices) % sample_devices:
+    every = np.array(jax.local_devices() if devices is None else devices)
+    if sample_devices < 1 or len(every) % sample_devices:
         raise InputError(
             f"--sample-devices: found {sample_devices}, expected a divisor of the "
-            f"{len(devices)} devices"
+            f"{len(every)} devices"
         )
-    return Mesh(devices.reshape(-1, sample_devices), (IMAGES, SAMPLES))
+    return Mesh(every.reshape(-1, sample_devices), (IMAGES, SAMPLES))
 
 
 def evaluate_split(
