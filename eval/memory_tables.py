@@ -4,7 +4,7 @@ import math
 
 from etils import epath
 
-from memjax import plots
+from memjax import configs, plots
 from memjax.configs import published
 
 from .evaluations import DASH, GAIN, Evaluation, Line, evaluations, name, percent, table, value
@@ -26,6 +26,7 @@ def tables(found: list[Record], short: bool = False) -> list[str]:
     made = (
         _recall_table(found),
         _learned_table(found),
+        _sizes_table(found),
         _few_shot_table(few_shot),
         *(() if short else (_table_1(found), _few_shot_elsewhere(found))),
         _classification_table(found),
@@ -97,6 +98,29 @@ def _learned_table(found: list[Record]) -> str:
         "The paper has its KL(a) for several sizes of memory, of nothing else changed:"
     )
     return table(title, (*head, "entropy of p(a)", *more, *_SAID), rows)
+
+
+def _sizes_table(found: list[Record]) -> str:
+    """NLL over the number of entries, of those that have keys of their own, hard beside soft."""
+    by_size: dict[tuple[int, int, int], dict[str, Evaluation]] = {}
+    for group in evaluations(found, "likelihood", "log_likelihood"):
+        one = group["log_likelihood"]
+        changed = one.protocol.get("changed", {})
+        if one.experiment in (HARD, SOFT) and changed.items() >= OWN_KEYS:
+            size = changed.get("model.memory_size", configs.get(HARD).model.memory_size)
+            key = (size, one.steps or 0, one.num_images or 0)
+            by_size.setdefault(key, {})[one.experiment] = group
+    rows = [
+        (
+            f"{size:,}",
+            *(value(of.get(kind, {}), "log_likelihood", sign=-1) for kind in (HARD, SOFT)),
+            value(of.get(HARD, {}), "kl_address"),
+            *_said(next(iter(of.values()))["log_likelihood"]),
+        )
+        for (size, *_), of in sorted(by_size.items())
+    ]
+    title = "Learned memory with keys of its own, NLL and KL(a) in nats, ± standard errors:"
+    return table(title, ("entries", "hard", "soft", "KL(a)", *_SAID), rows)
 
 
 def _entries(group: Evaluation) -> tuple[str, int, str, str]:
@@ -261,6 +285,8 @@ def _classification_table(found: list[Record]) -> str:
 BELOW = "below the VAE"
 _SAID = ("images", "samples", "steps")
 MATCHED = ("vae_learned_mnist", "vae_learned_omniglot")
+HARD, SOFT = "vma_learned_mnist", "soft_learned_mnist"
+OWN_KEYS = {("model.embeddings", "learned")}
 
 
 def _said(one: Record) -> tuple[str, ...]:

@@ -180,6 +180,25 @@ def test_learned_memory_of_mnist_alone_has_the_papers_value() -> None:
     assert omniglot["paper"] == "-"
 
 
+def test_sizes_of_a_learned_memory_hard_beside_soft() -> None:
+    def of(experiment: str, nll: float, **changed: Any) -> Record:
+        protocol = {"changed": {"model.embeddings": "learned", **changed}}
+        common = {"dataset": "binarized_mnist", "num_samples": 100, "steps": 9}
+        return record(experiment, value=-nll, protocol=protocol, **common)
+
+    found = [
+        of("vma_learned_mnist", 93.0, **{"model.memory_size": 4096, "model.block_size": 1024}),
+        of("soft_learned_mnist", 95.0, **{"model.memory_size": 4096}),
+        of("vma_learned_mnist", 94.0),
+        record("vma_learned_mnist", value=-92.0),  # keys by a network
+    ]
+    small, large = rows(found, "Learned memory with keys")
+    assert (small["entries"], small["hard"], small["soft"]) == ("256", "94.00 ± 0.25", "-")
+    assert (large["entries"], large["hard"], large["soft"], large["steps"]) == (
+        *("4,096", "93.00 ± 0.25", "95.00 ± 0.25", "9"),
+    )
+
+
 def test_accuracies_are_in_percent_with_their_interval() -> None:
     protocol = {"ways": 5, "shots": 1, "episodes": 1000}
     common = {"task": "classification", "protocol": protocol, "num_samples": None}
