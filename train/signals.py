@@ -57,8 +57,9 @@ def collected() -> Iterator[Signals]:
         received.append(number)
         if not received.nothing_to_save:  # there the other thread has the last word
             logger.warning("%s: saving, then stopping", signal.Signals(number).name)
-        for stop, handler in previous.items():
-            signal.signal(stop, handler)
+        if _interactive():  # there a second SIGINT interrupts, as ever
+            for stop, handler in previous.items():
+                signal.signal(stop, handler)
         if hosts.several():
             signal.raise_signal(signal.SIGTERM)
 
