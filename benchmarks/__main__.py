@@ -31,7 +31,7 @@ from eval.records import Record
 from eval.text import columns
 from memjax import backend, provenance
 from memjax.errors import InputError
-from memjax.nn import Precision
+from memjax.products import Precision
 
 FEWEST = 5  # rounds of a record
 

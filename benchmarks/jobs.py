@@ -16,7 +16,7 @@ from benchmarks.training import Epochs
 from memjax import configs
 from memjax.config import Experiment
 from memjax.data import Dataset
-from memjax.nn import Precision
+from memjax.products import Precision
 
 IN_TORCH = ("torch_eager", "torch_compile")
 PYTHAE = "pythae"

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.interpreters import partial_eval
 
+from memjax.products import jaxpr_of, matmul_p
 from memjax.types import Array
 
 DOT, CONVOLUTION = "dot_general", "conv_general_dilated"
@@ -99,6 +100,8 @@ def _of_jaxpr(jaxpr: Any, times: int) -> Iterator[Product]:
 
 def _inner(equation: Any) -> Iterator[Any]:
     """The jaxprs inside an equation."""
+    if equation.primitive is matmul_p:
+        yield jaxpr_of(equation)
     for leaf in jax.tree.leaves(list(equation.params.values())):
         if hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr"):
             yield getattr(leaf, "jaxpr", leaf)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from memjax.config import OptimizerConfig
 from memjax.data import Dataset
 from memjax.errors import InputError
-from memjax.nn import Precision
+from memjax.products import Precision
 
 Weights = Mapping[str, Any]
 

@@ -18,7 +18,7 @@ import numpy as np
 from memjax import data, hosts, training, workdirs
 from memjax.errors import InputError
 from memjax.evaluation import pass_statistics
-from memjax.nn import Precision
+from memjax.products import Precision
 from memjax.types import Array, Batch, Variables
 
 from . import records

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from memjax.errors import InputError
-from memjax.nn import Dense, Precision
+from memjax.nn import Dense
+from memjax.products import Precision
 from memjax.types import Array
 
 Size = tuple[int, int]
@@ -33,7 +34,7 @@ def convolve(
         x: `[B, H, W, C]` float32.
         kernel: `[K, L, C, E]` float32.
         stride: s.
-        precision: of the product and of both its gradients, see `nn.matmul`. XLA computes
+        precision: of the product and of both its gradients, see `products.matmul`. XLA computes
             bfloat16 convolutions in float32 on CPUs, which is then no faster.
         padding: `SAME` puts zeros around the image, as many on both sides or one more behind;
             `VALID` none.
@@ -66,7 +67,7 @@ def upsampled_convolution(
         size: of the output, 2H or 2H - 1 by 2W or 2W - 1; with padding `VALID` 2H + K - 2 or
             2H + K - 1 by 2W + L - 2 or 2W + L - 1, of which a last row or column that no tap
             reaches is zero.
-        precision: see `nn.matmul`.
+        precision: see `products.matmul`.
         padding: of the convolution that it is the transpose of.
 
     Returns:
@@ -256,7 +257,7 @@ class Convolution(nn.Module):
     Attributes:
         features: E, the number of maps.
         stride: see `convolve`.
-        precision: of the products, see `nn.matmul`.
+        precision: of the products, see `products.matmul`.
         use_bias: whether there is a bias.
     """
 
@@ -284,7 +285,7 @@ class UpConvolution(nn.Module):
     Attributes:
         features: E, the number of maps.
         size: (H, W) of the output, see `upsampled_convolution`.
-        precision: of the products, see `nn.matmul`.
+        precision: of the products, see `products.matmul`.
     """
 
     features: int
@@ -321,7 +322,7 @@ class Pyramid(nn.Module):
 
     Attributes:
         maps: of each layer, from the image up.
-        precision: of the products, see `nn.matmul`.
+        precision: of the products, see `products.matmul`.
 
     Source: Bornschein et al. 2017, section 4.2.
     """
@@ -367,7 +368,7 @@ class Mirror(nn.Module):
     Attributes:
         maps: of the pyramid, from the image up.
         image_shape: (H, W, C).
-        precision: of the products, see `nn.matmul`.
+        precision: of the products, see `products.matmul`.
 
     Source: Bornschein et al. 2017, section 4.2, which leaves open where the skips enter.
     """

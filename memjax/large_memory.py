@@ -22,7 +22,7 @@ from jax import lax
 
 from memjax.errors import InputError
 from memjax.memory import Similarity, draw_address, hard_read, similarity
-from memjax.nn import Precision
+from memjax.products import Precision
 from memjax.types import Array
 
 Axis = Hashable | None

@@ -12,7 +12,8 @@ import jax
 import jax.numpy as jnp
 
 from memjax.memory import Similarity, similarity, soft_read
-from memjax.nn import Precision, PReLU, Weights, between, matmul
+from memjax.nn import PReLU, Weights, between
+from memjax.products import Precision, matmul
 from memjax.types import Array
 
 # Limits on how sharp an attention may be, those of the authors' code.

@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from memjax.nn import Precision, matmul, over_rows
+from memjax.nn import over_rows
+from memjax.products import Precision, matmul
 from memjax.types import Array
 
 Attention = Literal["sigmoid", "softmax"]

@@ -13,7 +13,8 @@ import flax.struct
 import jax.numpy as jnp
 
 from memjax.convolution import Mirror, Pyramid
-from memjax.nn import Dense, Precision
+from memjax.nn import Dense
+from memjax.products import Precision
 from memjax.types import Array
 
 Pyramids = Literal["shared", "separate"]

@@ -1,62 +1,16 @@
-"""Layers: matrix products at a stated precision, dense layers, weights, batch normalisation."""
-
-from typing import Literal
+"""Layers: dense layers, weights, batch normalisation."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from memjax.products import Precision, matmul
 from memjax.types import Array
 
-Precision = Literal["float32", "tensorfloat32", "bfloat16"]
 Axes = tuple[str, ...]
 
 MOMENTUM = 0.99  # of the moving averages of batch statistics
-
-
-def matmul(x: Array, w: Array, precision: Precision = "float32") -> Array:
-    """x @ w with float32 results, at a precision that no backend chooses by itself.
-
-    Args:
-        x: `[..., D]` float32.
-        w: `[D, E]` float32.
-        precision: `float32` is full precision on every backend; `tensorfloat32` lets GPUs round
-            the operands to 10 bits (CPUs and TPUs take their nearest); `bfloat16` rounds the
-            operands of the product and of both its gradients to bfloat16 and adds in float32.
-
-    Returns:
-        `[..., E]` float32.
-    """
-    if precision == "bfloat16":
-        return _bfloat16_matmul(x, w)
-    name = "tensorfloat32" if precision == "tensorfloat32" else "float32"
-    return jnp.matmul(x, w, precision=name)
-
-
-def _rounded_product(x: Array, w: Array) -> Array:
-    return jnp.matmul(
-        x.astype(jnp.bfloat16), w.astype(jnp.bfloat16), preferred_element_type=jnp.float32
-    )
-
-
-@jax.custom_vjp
-def _bfloat16_matmul(x: Array, w: Array) -> Array:
-    return _rounded_product(x, w)
-
-
-def _bfloat16_forward(x: Array, w: Array) -> tuple[Array, tuple[Array, Array]]:
-    return _rounded_product(x, w), (x, w)
-
-
-def _bfloat16_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
-    # Without these casts the two products of the backward pass would run in float32.
-    x, w = residuals
-    rows_x, rows_g = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
-    return _rounded_product(g, w.T), _rounded_product(rows_x.T, rows_g)
-
-
-_bfloat16_matmul.defvjp(_bfloat16_forward, _bfloat16_backward)
 
 
 def over_rows(vector: Array, like: Array) -> Array:

@@ -14,7 +14,8 @@ import jax
 
 from memjax.convolution import Size, convolve, upsampled_convolution
 from memjax.errors import InputError
-from memjax.nn import Precision, PReLU, Weights, matmul
+from memjax.nn import PReLU, Weights
+from memjax.products import Precision, matmul
 from memjax.types import Array
 
 STRIDE = 2

@@ -23,7 +23,7 @@ from memjax.convolution import (
     upsampled_convolution,
 )
 from memjax.errors import InputError
-from memjax.nn import Precision
+from memjax.products import Precision
 
 from .jaxprs import equations
 

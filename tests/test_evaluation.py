@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from memjax import bounds, sampling
+from memjax import bounds, products, sampling
 from memjax.evaluation import (
     Likelihood,
     log_weights,
@@ -100,6 +100,8 @@ def multiplications(jaxpr: Any) -> int:
             shape = equation.invars[0].aval.shape
             outputs = np.prod(equation.outvars[0].aval.shape, dtype=int)
             total += int(outputs) * int(np.prod([shape[i] for i in summed], dtype=int))
+        if equation.primitive is products.matmul_p:
+            total += multiplications(products.jaxpr_of(equation))
         for value in equation.params.values():
             inner = getattr(value, "jaxpr", value)
             if hasattr(inner, "eqns"):

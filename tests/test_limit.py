@@ -12,8 +12,9 @@ import pytest
 from jax import lax
 
 from benchmarks.limit import Limit, Product, products, total_flops
-from memjax import nn, training
+from memjax import training
 from memjax.objectives import Pathwise
+from memjax.products import matmul
 from memjax.types import Batch
 from tests import tiny
 
@@ -82,13 +83,13 @@ def test_what_is_kept_and_what_is_computed_again() -> None:
 
 def test_precision_and_types_are_those_of_the_function() -> None:
     def loss(v: jax.Array) -> jax.Array:
-        return jnp.sum(jnp.tanh(nn.matmul(X, v, "bfloat16")))
+        return jnp.sum(jnp.tanh(matmul(X, v, "bfloat16")))
 
     found = products(jax.grad(loss), V)
     assert {operand.aval.dtype for one in found for operand in one.equation.invars} == {
         jnp.dtype(jnp.bfloat16)
     }
-    (one,) = products(lambda x: nn.matmul(x, V, "float32"), X)
+    (one,) = products(lambda x: matmul(x, V, "float32"), X)
     assert one.equation.params["precision"] == (lax.Precision.HIGHEST,) * 2
 
 

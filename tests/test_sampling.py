@@ -113,7 +113,7 @@ def test_keys_differ() -> None:
 
 @pytest.mark.parametrize("train", [False, True])
 def test_the_encoder_runs_once(train: bool) -> None:
-    num_samples = 11  # no layer has as many units
+    num_samples = 11  # of which the rows of no other product are a multiple
     model = tiny.mem_vae(batch_axes=("samples",) if train else ())
     variables = tiny.variables(tiny.mem_vae())
     batch = tiny.batch(7)
@@ -123,7 +123,7 @@ def test_the_encoder_runs_once(train: bool) -> None:
 
     jaxpr = jax.make_jaxpr(terms)(tiny.keys(batch, num_samples)).jaxpr
     shapes = [one.outvars[0].aval.shape for one in equations(jaxpr, "dot_general")]
-    found = Counter(num_samples in shape for shape in shapes)
+    found = Counter(rows % num_samples == 0 for rows, _ in shapes)
     # Encoder: two hidden layers, mean, variance. Decoder: two hidden layers, twice attention and
     # reading, image; in training the hidden layers once more, for the local reconstruction.
     assert found[False] == 4

@@ -15,7 +15,8 @@ from memjax import distributions
 from memjax.errors import InputError
 from memjax.matching import Affine, Query, SetReader, Sets
 from memjax.memory import Similarity
-from memjax.nn import Axes, Dense, Precision
+from memjax.nn import Axes, Dense
+from memjax.products import Precision
 from memjax.residual import ResidualMirror, ResidualPyramid, section_sizes
 from memjax.types import Array, Batch, Generated, SetByProgram, Terms
 

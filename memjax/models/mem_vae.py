@@ -15,7 +15,8 @@ from jax import lax
 from memjax import distributions
 from memjax.errors import InputError
 from memjax.memory import Attention, ElementwiseMLP, SoftMemory
-from memjax.nn import Axes, Dense, Hidden, Precision, batch_moments, normalise
+from memjax.nn import Axes, Dense, Hidden, batch_moments, normalise
+from memjax.products import Precision
 from memjax.types import Array, Batch, Generated, SetByProgram, Terms, idle_fields
 
 

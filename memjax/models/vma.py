@@ -27,7 +27,8 @@ from memjax.networks import (
     Pyramids,
     Reading,
 )
-from memjax.nn import Axes, Precision
+from memjax.nn import Axes
+from memjax.products import Precision
 from memjax.types import Array, Batch, Generated, SetByProgram, Terms, idle_fields
 
 

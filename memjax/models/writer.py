@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from memjax import distributions, windows
 from memjax.errors import InputError
 from memjax.memory import Attention, ElementwiseMLP, SoftMemory
-from memjax.nn import Axes, Dense, Precision
+from memjax.nn import Axes, Dense
+from memjax.products import Precision
 from memjax.recurrent import LSTMState, lstm
 from memjax.types import Array, Batch, Generated, SetByProgram, Terms, idle_fields
 
