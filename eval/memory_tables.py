@@ -106,7 +106,7 @@ def _sizes_table(found: list[Record]) -> str:
     for group in evaluations(found, "likelihood", "log_likelihood"):
         one = group["log_likelihood"]
         changed = one.protocol.get("changed", {})
-        if one.experiment in (HARD, SOFT) and changed.items() >= OWN_KEYS:
+        if one.experiment in SIZES and changed.items() >= SIZES[one.experiment]:
             size = changed.get("model.memory_size", configs.get(HARD).model.memory_size)
             key = (size, one.steps or 0, one.num_images or 0)
             by_size.setdefault(key, {})[one.experiment] = group
@@ -119,7 +119,11 @@ def _sizes_table(found: list[Record]) -> str:
         )
         for (size, *_), of in sorted(by_size.items())
     ]
-    title = "Learned memory with keys of its own, NLL and KL(a) in nats, ± standard errors:"
+    title = (
+        "Learned memory with keys of its own, NLL and KL(a) in nats, ± standard errors. Soft "
+        "attention blends the entries, not what networks make of each (`model.blended pixels`), as "
+        "in the times by size:"
+    )
     return table(title, ("entries", "hard", "soft", "KL(a)", *_SAID), rows)
 
 
@@ -287,6 +291,7 @@ _SAID = ("images", "samples", "steps")
 MATCHED = ("vae_learned_mnist", "vae_learned_omniglot")
 HARD, SOFT = "vma_learned_mnist", "soft_learned_mnist"
 OWN_KEYS = {("model.embeddings", "learned")}
+SIZES = {HARD: OWN_KEYS, SOFT: OWN_KEYS | {("model.blended", "pixels")}}
 
 
 def _said(one: Record) -> tuple[str, ...]:

@@ -188,8 +188,9 @@ def test_sizes_of_a_learned_memory_hard_beside_soft() -> None:
 
     found = [
         of("vma_learned_mnist", 93.0, **{"model.memory_size": 4096, "model.block_size": 1024}),
-        of("soft_learned_mnist", 95.0, **{"model.memory_size": 4096}),
+        of("soft_learned_mnist", 95.0, **{"model.memory_size": 4096, "model.blended": "pixels"}),
         of("vma_learned_mnist", 94.0),
+        of("soft_learned_mnist", 96.0),  # blends what networks make of the entries
         record("vma_learned_mnist", value=-92.0),  # keys by a network
     ]
     small, large = rows(found, "Learned memory with keys")
