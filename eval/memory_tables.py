@@ -103,12 +103,12 @@ def _learned_table(found: list[Record]) -> str:
 def _sizes_table(found: list[Record]) -> str:
     """NLL over the number of entries, of those that have keys of their own, hard beside soft."""
     by_size: dict[tuple[int, int, int], dict[str, Evaluation]] = {}
-    for group in evaluations(found, "likelihood", "log_likelihood"):
+    for group in evaluations(found, "likelihood", "log_likelihood", apart=True):
         one = group["log_likelihood"]
         changed = one.protocol.get("changed", {})
         if one.experiment in SIZES and changed.items() >= SIZES[one.experiment]:
             size = changed.get("model.memory_size", configs.get(HARD).model.memory_size)
-            key = (size, one.steps or 0, one.num_images or 0)
+            key = (one.steps or 0, one.num_images or 0, size)
             by_size.setdefault(key, {})[one.experiment] = group
     rows = [
         (
@@ -117,7 +117,7 @@ def _sizes_table(found: list[Record]) -> str:
             value(of.get(HARD, {}), "kl_address"),
             *_said(next(iter(of.values()))["log_likelihood"]),
         )
-        for (size, *_), of in sorted(by_size.items())
+        for (_, _, size), of in sorted(by_size.items())
     ]
     title = (
         "Learned memory with keys of its own, NLL and KL(a) in nats, ± standard errors. Soft "
