@@ -13,7 +13,7 @@ from memjax.types import Array, Generated, Variables
 from memjax.workdirs import check_writable
 
 from .files import save_animation, save_figure
-from .options import check_at_least, check_picture, check_seeds
+from .options import check_picture, check_pictured, check_seeds
 from .run import Own, Run, Step, open_run
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def canvas(
     Args:
         workdir: of a training run.
         labels: classes to draw, of a model that was trained with them.
-        num_images: samples, of each label where there are any.
+        num_images: samples, of each label where there are any; at most 1,000.
         output: the PNG; canvas.png in the workdir if not given, or canvas_by_label.png with
             labels. The other files lie beside it.
         data_dir: folder with <dataset>.npz files.
@@ -53,12 +53,12 @@ def canvas(
         The paths of the pictures.
 
     Raises:
-        InputError: num_images below 1, a model without canvas, labels that it does not know, a
+        InputError: num_images out of range, a model without canvas, labels that it does not know, a
             picture that cannot be written, or anything wrong with the run.
 
     Source: Griesemer 2017, figures 8 and 9.
     """
-    check_at_least(num_images=num_images)
+    check_pictured(num_images)
     check_seeds(seed=seed)
     check_picture(output)
     run = open_run(workdir, data_dir, step, experiment)

@@ -35,7 +35,7 @@ def compare(
     Args:
         workdirs: of training runs on the same data set.
         output: the PNG.
-        num_images: in each panel.
+        num_images: in each panel, at most 1,000.
         data_dir: folder with <dataset>.npz files.
         step: of the models in the picture.
         draws: of p(x | z) too, in a panel beside the samples' means.

@@ -7,12 +7,21 @@ from memjax.errors import InputError
 
 from .run import Run
 
+MOST_PICTURED = 1000  # a panel of more is no picture, and may be more than memory holds
+
 
 def check_at_least(least: int = 1, **numbers: int | None) -> None:
     """Raises InputError for an option below `least`; None is one that was not given."""
     for name, value in numbers.items():
         if value is not None and value < least:
             raise InputError(f"{_option(name)}: found {value}, expected at least {least}")
+
+
+def check_pictured(num_images: int) -> None:
+    """Raises InputError for a number of images that no picture shows."""
+    if num_images not in range(1, MOST_PICTURED + 1):
+        expected = f"1 to {MOST_PICTURED:,}"
+        raise InputError(f"--num-images: found {num_images}, expected {expected}")
 
 
 def check_some(**lists: tuple[int, ...]) -> None:

@@ -23,7 +23,7 @@ from .episodes import as_in_training
 from .files import save
 from .likelihood import with_statistics
 from .memory import picture as picture_of_memory
-from .options import check_at_least, check_seeds
+from .options import check_pictured, check_seeds
 from .records import Record
 from .run import Run, Step, open_run, trained
 from .samples import pictures
@@ -81,7 +81,7 @@ def report(
     Args:
         workdirs: of training runs, two to compare them.
         output: the HTML file.
-        num_images: in each panel.
+        num_images: in each panel, at most 1,000.
         data_dir: folder with <dataset>.npz files.
         step: latest, best (by validation bound) or the step of a checkpoint, for the pictures.
         seed: of the pictures.
@@ -95,7 +95,7 @@ def report(
     """
     import jinja2
 
-    check_at_least(num_images=num_images)
+    check_pictured(num_images)
     check_seeds(seed=seed)
     if not workdirs:
         raise InputError("report: found no workdirs, expected at least one")

@@ -13,7 +13,7 @@ from memjax.workdirs import check_writable
 from .episodes import as_in_training
 from .files import save_figure
 from .likelihood import with_statistics
-from .options import check_at_least, check_picture, check_seeds
+from .options import check_picture, check_pictured, check_seeds
 from .run import Own, Run, Step, evenly_spaced, open_run
 
 TITLES = ("memory", "test images", "reconstructions", "samples", "draws")
@@ -33,7 +33,7 @@ def samples(
 
     Args:
         workdir: of a training run.
-        num_images: in each panel.
+        num_images: in each panel, at most 1,000.
         output: the PNG; samples.png in the workdir if not given.
         data_dir: folder with <dataset>.npz files.
         step: latest, best (by validation bound) or the step of a checkpoint.
@@ -45,8 +45,8 @@ def samples(
         The path of the picture.
 
     Raises:
-        InputError: num_images below 1, a picture that cannot be written, or anything wrong with
-            the run.
+        InputError: num_images out of range, a picture that cannot be written, or anything wrong
+            with the run.
     """
     check_seeds(seed=seed)
     check_picture(output)
@@ -68,7 +68,7 @@ def pictures(
 
     A model that is given its memory sees that of one episode, which is shown too.
     """
-    check_at_least(num_images=num_images)
+    check_pictured(num_images)
     draw = as_in_training(run, "test", seed)[0] if run.reads_context else None
     split = run.dataset.splits["test"]
     images, labels = jnp.asarray(split.images), split.labels

@@ -131,7 +131,7 @@ def test_bad_flags_are_explained(
         (("likelihood", "--max-images", "0"), "--max-images: found 0, expected at least 1"),
         (("likelihood", "--seed", "-1"), "--seed: found -1, expected 0 to 4294967295"),
         (("likelihood", "--step", "4"), "no checkpoint of step 4, expected one of"),
-        (("samples", "--num-images", "0"), "--num-images: found 0, expected at least 1"),
+        (("samples", "--num-images", "0"), "--num-images: found 0, expected 1 to 1,000"),
     ],
 )
 def test_bad_values_are_one_line(

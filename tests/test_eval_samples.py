@@ -198,12 +198,14 @@ def test_no_runs_are_refused() -> None:
         compare(())
 
 
-@pytest.mark.parametrize("number", [0, -1])
-def test_pictures_of_no_images_are_refused(evaluated: Path, tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize("number", [0, -1, 1001])
+def test_pictures_of_no_images_or_too_many_are_refused(
+    evaluated: Path, tmp_path: Path, number: int
+) -> None:
     output = tmp_path / "comparison.png"
-    with pytest.raises(InputError, match=f"--num-images: found {number}, expected at least 1"):
+    with pytest.raises(InputError, match=f"--num-images: found {number}, expected 1 to 1,000"):
         compare((str(evaluated),), output=str(output), num_images=number)
-    with pytest.raises(InputError, match=f"--num-images: found {number}, expected at least 1"):
+    with pytest.raises(InputError, match=f"--num-images: found {number}, expected 1 to 1,000"):
         samples(str(evaluated), output=str(output), num_images=number)
     assert not output.exists()
 

@@ -139,7 +139,7 @@ def test_names_are_text_and_not_tags(
     [
         ({"workdirs": ()}, "report: found no workdirs, expected at least one"),
         ({"output": "page.pdf"}, "--output: found page.pdf, expected a name that ends in .html"),
-        ({"num_images": 0}, "--num-images: found 0, expected at least 1"),
+        ({"num_images": 0}, "--num-images: found 0, expected 1 to 1,000"),
         (
             {"output": "/dev/null/page.html"},
             "/dev/null/page.html: cannot be written (Not a directory), expected a file in a "

@@ -157,6 +157,15 @@ def test_images_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert said.count("error") == 1 and not (tmp_path / "run").exists()
 
 
+def test_what_does_not_fit_is_said_in_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = ["--model.latent", str(10**9)]  # 800 GB of weights
+    assert main(["vae_digits", "--workdir", str(tmp_path / "run"), *fields]) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert re.fullmatch(r"error: out of memory .*, expected a smaller model or batch", last)
+
+
 def test_a_run_without_a_terminal_prints_plain_lines(
     images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

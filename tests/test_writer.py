@@ -227,6 +227,31 @@ def test_rematerialising_changes_nothing(model: Writer) -> None:
     assert model.steps == 1 or all(np.asarray(leaf).any() for _, leaf in leaves)
 
 
+@pytest.mark.parametrize("name", ["lstm", "canvas", "windows", "slots", "labels", "learned"])
+def test_the_gradient_is_that_of_the_loop(name: str) -> None:
+    model = (KINDS | OTHERS)[name]
+    params, examples = variables(model)["params"], examples_of(model)
+    images, labels = np.asarray(examples.images), np.asarray(examples.labels)
+    of_sample = noise(model, 1)[0]
+
+    def bound(params: Any) -> float:
+        found = writer_by_hand.run(model, params, images, of_sample, labels)
+        weights = found["log_likelihood"] + found["log_prior"] - found["log_posterior"]
+        return float(np.mean(weights))
+
+    _, gradient = tiny.training_gradient(model, params, {}, examples, 1)
+    generator, size = np.random.default_rng(1), 1e-5
+    for _ in range(3):
+        direction = jax.tree.map(lambda leaf: generator.normal(size=leaf.shape), params)
+        step = jax.tree.map(lambda of: size * of, direction)
+        ahead = bound(jax.tree.map(lambda leaf, of: np.float64(leaf) + of, params, step))
+        behind = bound(jax.tree.map(lambda leaf, of: np.float64(leaf) - of, params, step))
+        along = jax.tree.map(lambda leaf, of: np.sum(np.float64(leaf) * of), gradient, direction)
+        np.testing.assert_allclose(
+            sum(jax.tree.leaves(along)), (ahead - behind) / (2 * size), rtol=1e-3, atol=1e-3
+        )
+
+
 def test_gradients_of_many_steps_are_finite() -> None:
     model = writer(steps=64, output="linear", attention="gaussian")
     of = tiny.initialise(model, jax.random.key(0), batch())

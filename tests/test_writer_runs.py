@@ -172,7 +172,7 @@ def test_devices_do_not_change_a_run(name: str, tmp_path: Path) -> None:
     [
         ({"labels": (3, 10)}, "--labels: found 10, expected 0 to 9"),
         ({"labels": (-1,)}, "--labels: found -1, expected 0 to 9"),
-        ({"num_images": 0}, "--num-images: found 0, expected at least 1"),
+        ({"num_images": 0}, "--num-images: found 0, expected 1 to 1,000"),
         ({"labels": ()}, "--labels: found none, expected at least one"),
         ({"output": "one.jpg"}, "--output: found one.jpg, expected a name that ends in .png"),
         ({"output": "/dev/null/c.png"}, r"^/dev/null/c.png: cannot be written \(Not a directory"),
@@ -202,7 +202,7 @@ def test_models_without_canvas_or_classes(
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"num_classes": 9}, "model.num_classes: found 9, expected at least 10"),
+        ({"num_classes": 9}, "model.num_classes: found 9, expected 0, or at least 10"),
         ({"steps": 0}, "model.steps: found 0, expected at least 1"),
         ({"attention": "gaussian", "read_size": 9}, "model.read_size: found 9, expected 1 to 8"),
     ],

@@ -12,6 +12,7 @@ import os
 import sys
 from typing import Annotated, Any
 
+import jax
 import tyro
 
 from memjax import configs, hosts
@@ -55,6 +56,13 @@ def main(argv: list[str] | None = None) -> int:
         os._exit(130)  # at once: Python itself would wait for a save that is under way
     except WriteError as error:
         print(f"error: {error}; once it can be, the same command goes on", file=sys.stderr)
+        return 1
+    except jax.errors.JaxRuntimeError as error:
+        _, found, said = str(error).partition("Out of memory")
+        if not found:
+            raise
+        line = f"error: out of memory{said.splitlines()[0].rstrip('.')}"
+        print(f"{line}, expected a smaller model or batch", file=sys.stderr)
         return 1
     except NonFiniteError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -104,8 +104,8 @@ def _check_classes(experiment: Experiment, dataset: Dataset) -> None:
     most = max(int(labels.max()) for labels in every if labels is not None)
     if most >= classes:
         raise InputError(
-            f"model.num_classes: found {classes}, expected at least {most + 1}, since the labels "
-            f"of {dataset.name} are 0 to {most}"
+            f"model.num_classes: found {classes}, expected 0, or at least {most + 1}, since the "
+            f"labels of {dataset.name} are 0 to {most}"
         )
 
 

@@ -14,7 +14,8 @@ here is `reconstruction_nll`, and it is no bound on -log p(x). DRAW's figures ar
 The paper gives T = 12, 400 hidden and 100 latent units and batches of 100; neither it nor DRAW
 gives the learning rate. Adam at 1e-3 with gradients of a norm of at most 5 is ours. Which output
 layer gave 80.50 is not known: the paper's decoder is 100 -> 400 -> 784, of which its code makes two
-LSTMs (`avme_mnist_lstm`). `avme_mnist` has a linear layer in place of the second, in half the time.
+LSTMs (`avme_mnist_lstm`). `avme_mnist` has a linear layer in place of the second, with about half
+the products.
 """
 
 import dataclasses

@@ -77,19 +77,20 @@ class Writer(nn.Module):
         decoder_units: of the decoder's LSTM.
         canvas_input: what the encoder sees beside the image: the `error` x - p(canvas) of the
             authors' code and of DRAW, or the `canvas` itself (equation 10).
-        decoder_feedback: whether it sees the decoder's last hidden state too (equation 10).
+        decoder_feedback: whether it sees the decoder's last hidden state too (equation 10), that
+            of its first layer with either output, as in DRAW.
         output: what adds to the canvas: a `linear` layer on the decoder's hidden state, as in
             DRAW, or the hidden state of another `lstm` with a unit for each pixel, as in the
-            authors' code, which bounds the canvas to -T and T. Equation 13 adds a hidden state
-            too, and does not say of how many layers.
+            authors' code, which bounds what is added to the first canvas to -T and T. Equation 13
+            adds a hidden state too, and does not say of how many layers.
         attention: `none`, or `gaussian` windows that read the image and the canvas and write a
             patch, as in DRAW.
         read_size: N of the N x N window that reads.
         write_size: N of the one that writes; there must be a linear output.
         slots: memory slots that are read at each step, and composed with the decoder's hidden
             state in what is written; its own recurrence and the window of attention do not see
-            them. 0 for none. The first paper names a recurrent writer with memory as its further
-            work.
+            them. 0 for none. Li, Zhu and Zhang 2016, section 6, name recurrent networks with
+            memory as what may do better.
         slot_attention: see `memory.soft_attention`.
         num_classes: of a label that the encoder and the decoder see; 0 for none.
         initial_state: of all LSTMs and of the canvas: `zero` or `learned`.
@@ -100,7 +101,8 @@ class Writer(nn.Module):
         batch_axes: of no consequence here.
 
     Source: equations 10 to 13, and 22 to 28 for labels. Left aside is that the authors' code takes
-    mean and log-variance of z_t from two more LSTMs, which bound both to -1 and 1.
+    mean and log-variance of z_t from two more LSTMs, which bound both to -1 and 1, and that it
+    feeds back to the encoder what was added to the canvas last, not the decoder's first layer.
     """
 
     image_shape: SetByProgram[tuple[int, int, int] | None] = None
