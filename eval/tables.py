@@ -218,14 +218,16 @@ def _protocol(one: Record) -> str:
 
 
 def _draw_curves(found: list[Record], folder: epath.Path) -> list[str]:
-    """Draw the bound over epochs of each data set's runs; returns the pictures in Markdown."""
+    """Draw the bound over epochs of the runs with a row; returns the pictures in Markdown."""
     pictures = []
     for dataset, title in TITLES.items():
         lines: dict[str, tuple[list[float], list[float]]] = {}
         # The validation split where there is one: it shows over-fitting too.
         split = "train" if dataset == "mnist" else "valid"
         for variant in variants():
-            curve = _longest_curve(found, variant, split) if variant[0].dataset == dataset else None
+            if variant[0].dataset != dataset or best(found, variant) is None:
+                continue
+            curve = _longest_curve(found, variant, split)
             if curve is not None:
                 lines[_name(variant).replace("`", "")] = (curve.x or [], curve.values or [])
         if lines:

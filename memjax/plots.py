@@ -105,7 +105,7 @@ def curves(
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6, 4), layout="constrained")
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
     axis = figure.subplots()
     for name, (x, y) in lines.items():
         axis.plot(x, y, label=name, marker="." if logarithmic else None)
@@ -117,7 +117,7 @@ def curves(
     axis.set_xlabel(x_label)
     axis.set_ylabel(y_label)
     axis.grid(alpha=0.3)
-    axis.legend()
+    figure.legend(loc="outside lower center", ncols=2, fontsize=8)
     return figure
 
 

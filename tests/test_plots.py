@@ -74,9 +74,10 @@ def test_panels_wrap() -> None:
 
 def test_curves_draw_every_line() -> None:
     lines = {"a": ([1, 2, 3], [-90.0, -80.0, -70.0]), "b": ([1, 2], [-60.0, -50.0])}
-    (axis,) = plots.curves(lines, "epoch", "nats").axes
+    figure = plots.curves(lines, "epoch", "nats")
+    (axis,), (legend,) = figure.axes, figure.legends
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("epoch", "nats")
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["a", "b"]
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b"]
     for line, (x, y) in zip(axis.get_lines(), lines.values(), strict=True):
         np.testing.assert_array_equal(line.get_xdata(), x)
         np.testing.assert_array_equal(line.get_ydata(), y)
