@@ -3,16 +3,41 @@
 import dataclasses
 import json
 
-from .evaluations import name, table
+from .evaluations import DASH, name, table
 from .records import Record
 
 EXACT = "float32"
+USUAL_SAMPLES = 5000
 
 
 def tables(found: list[Record]) -> list[str]:
     """Markdown of every table that there are records for."""
     evaluated = [one for one in found if one.task == "likelihood"]
-    return [made for made in (_precision_table(evaluated), _memory_table(evaluated)) if made]
+    made = (_samples_table(evaluated), _precision_table(evaluated), _memory_table(evaluated))
+    return [one for one in made if one]
+
+
+def _samples_table(found: list[Record]) -> str:
+    """The bounds of evaluations with more samples than usual."""
+    curves = [
+        (one, dict(zip(one.x or [], one.values or [], strict=True)))
+        for one in found
+        if one.metric == "iwae_bound" and (one.num_samples or 0) > USUAL_SAMPLES
+    ]
+    numbers = sorted({number for _, curve in curves for number in curve})
+    rows = [
+        (
+            name(one),
+            f"{one.num_images:,} of {one.split}",
+            str(one.protocol.get("split_order")),
+            f"{one.epochs:,}",
+            *(f"{curve[number]:.2f}" if number in curve else DASH for number in numbers),
+        )
+        for one, curve in curves
+    ]
+    title = "What more samples are worth: the bound by samples, of the same images, nats:"
+    head = ("experiment", "images", "split", "epochs", *(f"{number:,.0f}" for number in numbers))
+    return table(title, head, rows)
 
 
 def _precision_table(found: list[Record]) -> str:

@@ -34,6 +34,25 @@ def test_another_precision_stands_beside_float32_of_the_same_evaluation() -> Non
     assert (row["samples"], row["images"], row["epochs"]) == ("5,000", "1,000", "3,000")
 
 
+def test_bounds_are_shown_over_more_samples_than_usual() -> None:
+    def bounds(numbers: list[float], values: list[float], **fields: Any) -> Record:
+        given = {"num_samples": int(numbers[-1]), "x": numbers, "values": values, "value": None}
+        return record(metric="iwae_bound", **(given | fields))
+
+    found = [
+        bounds([1, 5000], [-90.0, -86.0]),
+        bounds([1, 5000, 100_000], [-90.0, -86.004, -85.5], num_images=1000),
+        bounds([1, 50_000], [-80.0, -70.0], protocol={**PROTOCOL, "split_order": "random"}),
+    ]
+    one, other = rows(found, "What more samples are worth")
+    assert (one["images"], one["split"], one["epochs"]) == ("1,000 of test", "contiguous", "3,000")
+    assert (one["1"], one["5,000"], one["50,000"], one["100,000"]) == (
+        *("-90.00", "-86.00"),
+        *("-", "-85.50"),
+    )
+    assert (other["split"], other["5,000"], other["50,000"]) == ("random", "-", "-70.00")
+
+
 def test_memory_is_shown_over_three_numbers_of_samples() -> None:
     found = [peak(5000, 1.25), peak(50, 1.2), peak(500, 1.0), peak(5, 9.0, num_images=1)]
     made = rows(found, "Largest memory of a process")
