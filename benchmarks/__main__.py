@@ -129,6 +129,7 @@ def main(
     if not trial:
         records.check_file(path)
     backend.configure()
+    backend.check_devices()
     plans = plan(jobs, rivals, _precisions(precisions))
     _prepare(plans)
     found = []

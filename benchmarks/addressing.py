@@ -4,8 +4,8 @@
 
 - `recall`: a step of vma_recall, with the decoder's skips and without.
 - `memory`: a step of hard addressing and of soft attention over the number of entries.
-- `learned`: the same of a learned memory whose entries have keys of their own, in blocks where it
-  is large, and the matrix products of the hard step alone.
+- `learned`: the same of a learned memory whose entries have keys of their own, its hard addresses
+  found by one softmax and in blocks, and the matrix products of the hard step alone.
 
 Images are random bits of the sizes that the data sets have, so no folder is needed; what a step
 costs does not depend on them. Everything is compiled and warm before it is timed, rounds of what is
@@ -33,6 +33,7 @@ from benchmarks.timing import (
 )
 from benchmarks.training import Epochs
 from eval import records
+from eval.options import check_some
 from eval.records import Record
 from eval.text import columns
 from memjax import backend, configs
@@ -45,7 +46,8 @@ Part = Literal["recall", "memory", "learned"]
 Kind = Literal["convolutional", "dense"]
 SIZES = (16, 32, 48, 64, 128, 256, 512, 1024, 2500)
 LEARNED_SIZES = (16, 64, 256, 1024, 4096, 16_384, 65_536)
-BLOCK_SIZE = 1024
+# A draw reads a block: with S = 1,024 that takes longer than all else over 4,096 entries.
+BLOCK_SIZE = 128
 CURVES = "step_seconds_by_memory"
 
 
@@ -91,32 +93,40 @@ def over_memory(kind: Kind, sizes: Sequence[int], rounds: int) -> list[Record]:
 
 def over_learned(sizes: Sequence[int], rounds: int) -> list[Record]:
     """A step of vma_learned_mnist over the number of entries, hard and soft, K as `over_memory`."""
-    dataset, found = random_bits(1, 10_000, 28), dict[str, list[float]]()
+    dataset, found = random_bits(1, 10_000, 28), dict[str, dict[int, float]]()
     for size in sizes:
-        hard, soft = (Epochs(one, dataset, 1) for one in learned(size))
+        compared = {name: Epochs(one, dataset, 1) for name, one in learned(size).items()}
         say(f"learned {size}")
-        names = ("hard", "soft", "products of hard")
-        compared = (hard.seconds, soft.seconds, hard.limit().seconds)
-        for name, seconds in zip(names, alternate(compared, rounds), strict=True):
-            found.setdefault(name, []).append(statistics.median(seconds))
-    # Entries and their blocks are what the curve is over.
-    hard_one, soft_one = learned(configs.get("vma_learned_mnist").model.memory_size)
+        timed = {name: one.seconds for name, one in compared.items()}
+        timed["products of hard"] = compared["hard"].limit().seconds
+        times = alternate(list(timed.values()), rounds)
+        for name, seconds in zip(timed, times, strict=True):
+            found.setdefault(name, {})[size] = statistics.median(seconds)
+    # Entries are what the curve is over.
+    experiments = learned(configs.get("vma_learned_mnist").model.memory_size)
     return [
-        _curve(soft_one if name == "soft" else hard_one, f"learned, {name}", sizes, seconds, rounds)
+        _curve(
+            experiments.get(name, experiments["hard"]),
+            f"learned, {name}",
+            tuple(seconds),
+            tuple(seconds.values()),
+            rounds,
+        )
         for name, seconds in found.items()
     ]
 
 
-def learned(size: int) -> tuple[Experiment, Experiment]:
-    """Hard addressing of a learned memory of `size` entries, and soft attention to it."""
-    hard = configs.get("vma_learned_mnist")
-    model = dataclasses.replace(hard.model, memory_size=size, embeddings="learned")
-    blocks = dataclasses.replace(model, block_size=BLOCK_SIZE if size > BLOCK_SIZE else 0)
-    soft = dataclasses.replace(model, addressing="soft", blended="pixels")
-    return (
-        dataclasses.replace(hard, model=blocks),
-        dataclasses.replace(hard, model=soft, objective=Pathwise()),
-    )
+def learned(size: int) -> dict[str, Experiment]:
+    """Addressing of a learned memory of `size` entries: hard, in blocks if several, and soft."""
+    base = configs.get("vma_learned_mnist")
+    hard = dataclasses.replace(base.model, memory_size=size, embeddings="learned")
+    soft = dataclasses.replace(hard, addressing="soft", blended="pixels")
+    made = {"hard": dataclasses.replace(base, model=hard)}
+    if size > BLOCK_SIZE:
+        blocks = dataclasses.replace(hard, block_size=BLOCK_SIZE)
+        made[f"hard in blocks of {BLOCK_SIZE}"] = dataclasses.replace(base, model=blocks)
+    made["soft"] = dataclasses.replace(base, model=soft, objective=Pathwise())
+    return made
 
 
 def _curve(
@@ -162,10 +172,11 @@ def main(
         rounds: of which the median is taken.
         kinds: of networks, for memory.
         sizes: numbers of entries, multiples of four, for memory.
-        learned_sizes: numbers of entries, for learned; above 1,024 multiples of that.
+        learned_sizes: numbers of entries, for learned; above 128 multiples of that.
         results: folder of benchmarks.json.
     """
     check_rounds(rounds)
+    check_some(parts=parts, kinds=kinds, sizes=sizes, learned_sizes=learned_sizes)
     for size in sizes:
         if size < 4 or size % 4:
             raise InputError(f"--sizes: found {size}, expected multiples of four")
@@ -174,11 +185,10 @@ def main(
             raise InputError(
                 f"--learned-sizes: found {size}, expected at most {BLOCK_SIZE} or a multiple of it"
             )
-    if "learned" in parts:
-        check_one_device()
     path = epath.Path(results) / "benchmarks.json"
     records.check_file(path)
     backend.configure()
+    check_one_device()
     timings: dict[Part, Callable[[], list[Record]]] = {
         "recall": lambda: recall(rounds),
         "memory": lambda: [one for kind in kinds for one in over_memory(kind, sizes, rounds)],

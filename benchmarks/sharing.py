@@ -147,6 +147,7 @@ def main(
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
         jax.config.update("jax_num_cpu_devices", max(device_counts))
     backend.configure()
+    backend.check_devices()
     if (there := jax.local_device_count()) < max(device_counts):
         raise InputError(f"--device-counts: found {max(device_counts)}, expected at most {there}")
     for count in device_counts:

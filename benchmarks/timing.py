@@ -14,7 +14,7 @@ import tyro
 
 from eval import records
 from eval.records import Record
-from memjax import config, configs
+from memjax import backend, config, configs
 from memjax.config import Experiment
 from memjax.data import Dataset, Split
 from memjax.errors import InputError, exit_code_of
@@ -136,11 +136,12 @@ def check_rounds(rounds: int) -> None:
 
 
 def check_one_device() -> None:
-    """Raises InputError for several: rivals compute on one."""
+    """Raises InputError for several: rivals and the machine's limit compute on one."""
+    backend.check_devices()
     if (found := jax.device_count()) > 1:
         raise InputError(
-            f"devices: found {found}, expected one (CUDA_VISIBLE_DEVICES=0): the rivals compute on "
-            "one"
+            f"devices: found {found}, expected one (CUDA_VISIBLE_DEVICES=0): what is compared "
+            "computes on one"
         )
 
 

@@ -38,19 +38,25 @@ class TorchAddresses:
         started = time.monotonic()
         with torch.no_grad():
             for _ in range(count):
+                units = functional.normalize(self._keys, dim=-1)
                 for queries in self._queries.split(TOGETHER):
-                    self._draw(self._keys, queries)
+                    self._draw(units, queries)
         torch_common.wait(self._device)
         return time.monotonic() - started
 
 
-def addresses(keys: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
-    """Slots `[B]` and their log-probabilities, with memory-normalised similarities."""
-    log_probabilities = log_softmax(keys, queries)
-    slot = torch.multinomial(log_probabilities.exp(), 1)
+def addresses(units: Tensor, queries: Tensor) -> tuple[Tensor, Tensor]:
+    """Slots `[B]` and their log-probabilities, with memory-normalised similarities.
+
+    The draw inverts the cumulative sum, which takes half the time of `torch.multinomial`.
+    """
+    log_probabilities = log_softmax(units, queries)
+    sums = log_probabilities.exp().cumsum(-1)
+    below = sums[:, -1:] * torch.rand(len(queries), 1, device=sums.device)
+    slot = torch.searchsorted(sums, below, right=True).clamp(max=sums.shape[1] - 1)
     return slot[:, 0], log_probabilities.gather(1, slot)[:, 0]
 
 
-def log_softmax(keys: Tensor, queries: Tensor) -> Tensor:
-    """`[M, E]`, `[B, E]` -> `[B, M]`."""
-    return functional.log_softmax(queries @ functional.normalize(keys, dim=-1).T, dim=-1)
+def log_softmax(units: Tensor, queries: Tensor) -> Tensor:
+    """Keys of length one `[M, E]`, `[B, E]` -> `[B, M]`."""
+    return functional.log_softmax(queries @ units.T, dim=-1)

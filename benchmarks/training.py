@@ -29,8 +29,9 @@ from etils import epath
 
 from benchmarks import limit, timing
 from benchmarks.limit import Limit
-from benchmarks.timing import alternate, check_rounds, random_bits, run
+from benchmarks.timing import alternate, check_one_device, check_rounds, random_bits, run
 from eval import records
+from eval.options import check_some
 from eval.records import Record
 from eval.text import columns
 from memjax import backend, configs, data, training
@@ -207,11 +208,17 @@ def main(
         results: folder of benchmarks.json.
     """
     check_rounds(rounds)
+    check_some(parts=parts, experiments=experiments)
+    for name in experiments:
+        configs.get(name)
     if num_seeds < 2:
         raise InputError(f"--num-seeds: found {num_seeds}, expected at least 2")
     path = epath.Path(results) / "benchmarks.json"
     records.check_file(path)
     backend.configure()
+    backend.check_devices()
+    if "seeds" in parts:
+        check_one_device()
     folder = None if data_dir is None else str(epath.Path(data_dir).resolve())
     measured: dict[Part, Callable[[], list[Record]]] = {
         "epochs": lambda: epoch_seconds(experiments, rounds, folder),

@@ -75,11 +75,12 @@ def main(steps: tuple[int, ...] = (16, 32, 64), results: str = "results") -> Non
     if not steps:
         raise InputError("--steps: found none, expected at least one")
     for number in steps:
-        if number < 1:
-            raise InputError(f"--steps: found {number}, expected at least 1")
+        if number not in range(1, 2**31):
+            raise InputError(f"--steps: found {number}, expected 1 to {2**31 - 1}")
     path = epath.Path(results) / "benchmarks.json"
     records.check_file(path)
     backend.configure()
+    backend.check_devices()
     found = memory(steps)
     records.add(path, found)
     print(columns(_held(found)))

@@ -49,7 +49,7 @@ def draw(found: list[Record], folder: epath.Path) -> list[str]:
 
 def _ratios(found: list[Record]) -> str:
     """What has rivals beside them, each device and precision apart."""
-    head = ("job", "rival", "ours", "rival's", "ratio", "device", "precision", "commit")
+    head = ("job", "rival", "ours", "rival's", "ratio", "rounds", "device", "precision", "commit")
     rows = [
         (
             _job(one),
@@ -57,6 +57,7 @@ def _ratios(found: list[Record]) -> str:
             _seconds(one.protocol["ours_seconds"]),
             _seconds(one.protocol["rival_seconds"]),
             f"{one.value or 0.0:.2f}",
+            f"{min(one.values or [0.0]):.2f} to {max(one.values or [0.0]):.2f}",
             str(one.protocol["device"]),
             str(one.protocol["precision"]),
             commit(one.commit, one.dirty),
@@ -65,8 +66,9 @@ def _ratios(found: list[Record]) -> str:
     ]
     title = (
         "Seconds of a training step, of an image of an evaluation of 5,000 samples or of 1,000 "
-        "addresses, and of rivals, medians of alternating rounds; the ratio is the rival's by "
-        "ours, and `limit` our matrix products alone:"
+        "addresses, and of rivals, medians of alternating rounds; the ratio is that of the "
+        "medians, the rival's by ours, beside the least and the most of a round, and `limit` our "
+        "matrix products alone:"
     )
     return table(title, head, rows)
 
@@ -90,8 +92,9 @@ def short(found: list[Record]) -> list[str]:
     ]
     title = (
         "Seconds of a training step, of an image of an evaluation of 5,000 samples or of 1,000 "
-        "addresses, and those of rivals as multiples, above 1 where ours are fewer. `limit` is "
-        "our matrix products alone, with nothing around them:"
+        "addresses, and those of rivals as multiples, above 1 where ours are fewer, each by what "
+        "ours took in turns with it; `ours` is the median of these. `limit` is our matrix "
+        "products alone, with nothing around them:"
     )
     head = ("job", "precision", "ours", *(f"`{one}`" for one in rivals), "device")
     shown = table(title, head, made)
@@ -180,21 +183,24 @@ def _over_entries(found: list[Record]) -> str:
 
 def _crossings(found: list[Record]) -> list[str]:
     curves = _curves_over_entries(found)
-    return [_crossing(name, curves) for name in curves if not name.endswith("hard")]
+    return [
+        _crossing(hard, soft, curves)
+        for soft in curves
+        for hard in curves
+        if ", soft" in soft and hard.startswith(soft.partition(",")[0] + ", hard")
+    ]
 
 
-def _crossing(soft: str, seconds: Curves) -> str:
-    """From which size on hard addressing is faster than this soft attention."""
-    kind = soft.partition(",")[0]
-    hard = seconds.get(f"{kind}, hard", {})
-    common = hard.keys() & seconds[soft].keys()
+def _crossing(hard: str, soft: str, seconds: Curves) -> str:
+    """From which size on this hard addressing is faster than this soft attention."""
+    common = seconds[hard].keys() & seconds[soft].keys()
     if not common:
         return ""
-    slower = [size for size in common if seconds[soft][size] <= hard[size]]
+    slower = [size for size in common if seconds[soft][size] <= seconds[hard][size]]
     later = [size for size in common if size > max(slower, default=0.0)]
     if not later:
-        return f"Hard addressing against {soft}: not faster at the largest size."
-    return f"Hard addressing against {soft}: faster from {min(later):,.0f} entries on."
+        return f"{hard} against {soft}: not faster at the largest size."
+    return f"{hard} against {soft}: faster from {min(later):,.0f} entries on."
 
 
 def _over_seeds(found: list[Record]) -> str:

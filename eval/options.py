@@ -1,5 +1,6 @@
 """Options that several tasks take, checked: from Python no command line has done it before."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from memjax.data import Split
@@ -24,7 +25,7 @@ def check_pictured(num_images: int) -> None:
         raise InputError(f"--num-images: found {num_images}, expected {expected}")
 
 
-def check_some(**lists: tuple[int, ...]) -> None:
+def check_some(**lists: Sequence[object]) -> None:
     """Raises InputError for an option that was given without values."""
     for name, values in lists.items():
         if not values:

@@ -156,6 +156,7 @@ def open_run(
         InputError: not a workdir, no such checkpoint, or bad data.
     """
     backend.configure()
+    backend.check_devices()
     restored = memjax.restore(workdir, step, experiment)
     experiment = restored.experiment
     dataset = data.load(

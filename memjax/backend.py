@@ -29,3 +29,19 @@ def configure() -> None:
     # XLA ends the process at a flag it does not know, so only versions that need it are given it.
     if _FLAG not in flags and jax.__version_info__ < (0, 11):
         os.environ["XLA_FLAGS"] = f"{flags} {_FLAG}={_FUSIONS}".strip()
+
+
+def check_devices() -> None:
+    """Raises InputError where the devices that the user asks for are not there.
+
+    It starts jax, so `configure` comes first.
+    """
+    try:
+        jax.local_devices()
+    except (RuntimeError, AssertionError) as error:  # the latter for NVIDIA GPUs without their part
+        asked = os.environ.get("JAX_PLATFORMS")
+        said = next(iter(str(error).splitlines()), "no such device")
+        raise InputError(
+            f"JAX_PLATFORMS: found {asked}, which does not start ({said}), expected what is here, "
+            "or nothing for the best that is"
+        ) from error

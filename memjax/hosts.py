@@ -69,13 +69,15 @@ class Processes:
         """Meet the other processes, before the first computation.
 
         Raises:
-            InputError: options that do not fit together, no cluster that JAX knows, or processes
-                that do not find each other.
+            InputError: options that do not fit together, no cluster that JAX knows, processes that
+                do not find each other, or no such devices as `JAX_PLATFORMS` says.
         """
         self._check()
+        backend.configure()
+        if not self.distributed:
+            backend.check_devices()
         if not self.distributed or jax.distributed.is_initialized():
             return
-        backend.configure()
         try:
             with self._ended_unless_found():
                 jax.distributed.initialize(

@@ -100,17 +100,25 @@ def test_a_curve_over_memory(monkeypatch: pytest.MonkeyPatch) -> None:
         assert "sampler.shots" not in one.protocol["changed"]
 
 
-def test_a_curve_over_a_learned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_curves_over_a_learned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(addressing, "Epochs", Proportional)
     monkeypatch.setattr(addressing, "BLOCK_SIZE", 4)
-    assert [one.model.block_size for one in addressing.learned(4)] == [0, 0]
-    hard, soft = addressing.learned(8)
-    assert (hard.model.block_size, soft.model.addressing) == (4, "soft")
+    assert list(addressing.learned(4)) == ["hard", "soft"]
+    models = [one.model for one in addressing.learned(8).values()]
+    assert [(one.addressing, one.block_size) for one in models] == [
+        *(("hard", 0), ("hard", 4), ("soft", 0))
+    ]
     found = addressing.over_learned((4, 8), rounds=1)
-    names = ("hard", "soft", "products of hard")
-    assert [one.protocol["curve"] for one in found] == [f"learned, {name}" for name in names]
-    assert [one.protocol["num_samples"] for one in found] == [4, 1, 4]
-    for one in found:
+    curves = {one.protocol["curve"]: one for one in found}
+    assert list(curves) == [
+        *("learned, hard", "learned, soft", "learned, products of hard"),
+        "learned, hard in blocks of 4",
+    ]
+    assert [one.protocol["num_samples"] for one in found] == [4, 1, 4, 4]
+    blocks = curves.pop("learned, hard in blocks of 4")
+    assert (blocks.x, blocks.values) == ([8.0], [8e-6])
+    assert blocks.protocol["changed"]["model.block_size"] == 4
+    for one in curves.values():
         assert (one.x, one.values) == ([4.0, 8.0], [4e-6, 8e-6])
 
 
@@ -130,12 +138,19 @@ def test_addresses_of_a_large_memory() -> None:
     [
         (addressing, {"learned_sizes": (16, 1500)}, "^--learned-sizes: found 1500, expected at"),
         (addressing, {"parts": ("learned",)}, "^devices: found 4, expected one"),
+        (addressing, {"parts": ()}, "^--parts: found no values, expected at least one"),
+        (addressing, {"learned_sizes": ()}, "^--learned-sizes: found no values, expected at"),
         (addressing, {"sizes": (16, 6)}, "^--sizes: found 6, expected multiples of four"),
         (addressing, {"rounds": 0}, "^--rounds: found 0, expected at least 1"),
         (training, {"rounds": 0}, "^--rounds: found 0, expected at least 1"),
+        (training, {"parts": ()}, "^--parts: found no values, expected at least one"),
+        (training, {"experiments": ()}, "^--experiments: found no values, expected at least"),
+        (training, {"experiments": ("nothing",)}, "^experiment 'nothing': unknown"),
+        (training, {"parts": ("seeds",)}, "^devices: found 4, expected one"),
         (training, {"num_seeds": 1}, "^--num-seeds: found 1, expected at least 2"),
         (writing, {"steps": ()}, "^--steps: found none, expected at least one"),
-        (writing, {"steps": (0,)}, "^--steps: found 0, expected at least 1"),
+        (writing, {"steps": (0,)}, "^--steps: found 0, expected 1 to 2147483647"),
+        (writing, {"steps": (2**31,)}, "^--steps: found 2147483648, expected 1 to 2147483647"),
     ],
 )
 def test_bad_options(module: Any, options: dict[str, Any], message: str) -> None:

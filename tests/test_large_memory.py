@@ -153,6 +153,46 @@ def test_a_query_of_nothing_is_a_flat_prior() -> None:
         np.testing.assert_allclose(prior.log_probabilities, -np.log(len(of.keys)), rtol=1e-6)
 
 
+def test_what_is_told_of_addresses_has_no_gradient() -> None:
+    of = inputs()
+
+    def told(*given: Array) -> Array:
+        prior_query, query, keys = given
+        posterior, prior = Slots(keys.reshape(-1, SIZE, UNITS)).match(query, prior_query)
+        return (posterior.kl(prior) + posterior.entropy() + prior.entropy()).sum()
+
+    value, found = jax.value_and_grad(told, (0, 1, 2))(of.prior_query, of.query, of.keys)
+    assert value > 0
+    for one in found:
+        np.testing.assert_array_equal(one, 0)
+
+
+def test_matching_has_the_precision_it_is_given() -> None:
+    of = inputs()
+    blocks = of.keys.reshape(-1, SIZE, UNITS)
+    exact, rounded = (
+        Slots(blocks, "inner", precision).match(of.query, of.prior_query)[0].sums.log
+        for precision in ("float32", "bfloat16")
+    )
+    scores = similarity(of.query, of.keys, "inner", "bfloat16").reshape(QUERIES, -1, SIZE)
+    np.testing.assert_allclose(rounded, special.logsumexp(scores, axis=-1), rtol=1e-5, atol=1e-5)
+    assert np.max(np.abs(rounded - exact)) > 1e-3
+
+
+def test_the_gradient_keeps_no_probabilities() -> None:
+    """They are computed again, block by block."""
+    blocks, size, queries = 64, 128, 64
+
+    def loss(keys: Array, query: Array) -> Array:
+        return Slots(keys).match(query, jnp.zeros((1, UNITS)))[0].sums.log.sum()
+
+    shapes = ((blocks, size, UNITS), (queries, UNITS))
+    compiled = jax.jit(jax.grad(loss)).lower(*map(jnp.zeros, shapes)).compile()
+    analysis = compiled.memory_analysis()
+    assert analysis is not None
+    assert analysis.temp_size_in_bytes < 4 * blocks * size * queries / 2
+
+
 def test_probabilities_of_all_are_refused_on_several_devices() -> None:
     def every(*given: Array) -> Array:
         of = Inputs(*given)

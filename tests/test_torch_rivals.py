@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy import special, stats
 
 from benchmarks import timing
 from benchmarks.evaluation import Sizes
@@ -204,9 +205,13 @@ def test_addresses_have_the_same_probabilities() -> None:
 
     generator = np.random.default_rng(0)
     keys, queries = (generator.normal(size=(n, 5)).astype(np.float32) for n in (30, 4))
-    found = torch_addresses.log_softmax(torch.from_numpy(keys), torch.from_numpy(queries))
+    units = torch.nn.functional.normalize(torch.from_numpy(keys), dim=-1)
+    found = torch_addresses.log_softmax(units, torch.from_numpy(queries))
     posterior, _ = Slots(jnp.asarray(keys).reshape(3, 10, 5)).match(queries, jnp.zeros((1, 5)))
     np.testing.assert_allclose(found, posterior.log_probabilities, rtol=1e-5, atol=1e-5)
-    slot, log_probability = torch_addresses.addresses(*map(torch.from_numpy, (keys, queries)))
+    slot, log_probability = torch_addresses.addresses(units, torch.from_numpy(queries))
     np.testing.assert_allclose(log_probability, found[range(4), slot])
+    many = torch.from_numpy(queries[:1]).expand(20_000, -1)
+    drawn = np.bincount(torch_addresses.addresses(units, many)[0], minlength=30)
+    assert stats.chisquare(drawn, 20_000 * special.softmax(found[0].double())).pvalue > 1e-3
     assert torch_addresses.TorchAddresses(keys, queries, How()).seconds(2) > 0

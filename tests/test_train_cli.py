@@ -1,6 +1,8 @@
 """`python -m train`: what it lists, explains, refuses and prints."""
 
+import importlib.util
 import logging
+import os
 import re
 import subprocess
 import sys
@@ -147,6 +149,23 @@ def test_bad_values(
     said = refused([*runs.arguments(images, workdir), *options], capsys)
     assert said.startswith("error: ") and expected in said
     assert not workdir.exists()
+
+
+@pytest.mark.parametrize("platform", ["nonsense", "cuda"])
+def test_devices_that_are_not_there(platform: str, tmp_path: Path) -> None:
+    if platform == "cuda" and importlib.util.find_spec("jax_cuda12_plugin"):
+        pytest.skip("jax has its part for NVIDIA GPUs")
+    workdir = ["--workdir", str(tmp_path / "run")]
+    for program in (["train", "vae_digits", *workdir], ["eval", "samples", *workdir]):
+        ended = subprocess.run(
+            [sys.executable, "-m", *program],
+            env={**os.environ, "JAX_PLATFORMS": platform},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert ended.returncode == 2
+        assert re.fullmatch(f"error: JAX_PLATFORMS: found {platform}, .*\n", ended.stderr)
 
 
 def test_images_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

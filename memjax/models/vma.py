@@ -89,7 +89,8 @@ class VMA(nn.Module):
         block_size: slots of a block of a learned memory, a divisor of M. Its addresses are found in
             two levels, see `large_memory`; no array is then larger than the memory itself, and
             training on several devices shares the blocks out over them. 0 for one softmax over all
-            entries.
+            entries. A draw reads a whole block, whose size times the number of draws should be
+            small beside M.
         similarity: of embeddings, see `memory.similarity`.
         prior: `learned_query` is a softmax over the similarities to a learned query, `flat` is
             1 / M.
