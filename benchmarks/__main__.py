@@ -120,10 +120,10 @@ def main(
         trial: take fewer rounds if asked to, and record nothing.
         results: folder of benchmarks.json.
     """
-    _check_names("jobs", jobs, tuple(JOBS))
-    _check_names("rivals", rivals, RIVALS)
+    timing.check_names("jobs", jobs, tuple(JOBS))
+    timing.check_names("rivals", rivals, RIVALS)
     if precisions is not None:
-        _check_names("precisions", precisions, get_args(Precision))
+        timing.check_names("precisions", precisions, get_args(Precision))
     _check_rounds(rounds, trial)
     path = epath.Path(results) / "benchmarks.json"
     if not trial:
@@ -178,14 +178,6 @@ def _prepare(plans: Sequence[Plan]) -> None:
         optional("benchmarks.torch_common").device()
     if PYTHAE in wanted:
         optional("benchmarks.torch_pythae")
-
-
-def _check_names(option: str, given: Sequence[str], known: Sequence[str]) -> None:
-    if not given:
-        raise InputError(f"--{option}: found none, expected some of {', '.join(known)}")
-    for name in given:
-        if name not in known:
-            raise InputError(f"--{option}: found {name!r}, expected some of {', '.join(known)}")
 
 
 def _check_rounds(rounds: int, trial: bool) -> None:

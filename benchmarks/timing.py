@@ -135,6 +135,15 @@ def check_rounds(rounds: int) -> None:
         raise InputError(f"--rounds: found {rounds}, expected at least 1")
 
 
+def check_names(option: str, given: Sequence[str], known: Sequence[str]) -> None:
+    """Raises InputError for an option without values, or with one that is not known."""
+    if not given:
+        raise InputError(f"--{option}: found none, expected some of {', '.join(known)}")
+    for name in given:
+        if name not in known:
+            raise InputError(f"--{option}: found {name!r}, expected some of {', '.join(known)}")
+
+
 def check_one_device() -> None:
     """Raises InputError for several: rivals and the machine's limit compute on one."""
     backend.check_devices()
