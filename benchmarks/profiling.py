@@ -21,6 +21,7 @@ from etils import epath
 from jax.profiler import ProfileData
 
 from benchmarks import jobs, timing
+from benchmarks.evaluation import SIZES
 from benchmarks.jobs import JOBS, Ours, Steps
 from benchmarks.timing import alternate, check_rounds, run, say
 from eval import records
@@ -41,7 +42,7 @@ KINDS = {
 # Operations that consist of others.
 OUTER = re.compile("while|call|conditional")
 COLUMNS = (CLOCK, LIMIT, "products", OTHER, "sums", "copies", "random")
-STEPS = 3  # that are profiled together
+STEPS = SIZES.batch_size  # that are profiled together: an evaluation takes whole batches
 
 
 def kind_of(name: str) -> str:

@@ -23,6 +23,8 @@ RIVALS = ("torch_eager", "torch_compile", "pythae", "limit", "ours_float32", "li
 OVER_ENTRIES = "step_seconds_by_memory"  # curves of benchmarks.addressing
 OVER_SEEDS = "step_seconds_by_seeds"  # of benchmarks.training
 OVER_STEPS = "gradient_gib_by_steps"  # curves of benchmarks.writing
+BY_KIND = "seconds_by_kind"  # of benchmarks.profiling
+KINDS = ("clock", "products alone", "products", "element-wise", "sums", "copies", "random")
 SHARED = ("collective_bytes", "largest_difference_nats")  # of benchmarks.sharing
 Curves = dict[str, dict[float, float]]
 
@@ -31,7 +33,7 @@ def tables(found: list[Record]) -> list[str]:
     """Markdown of every table that there are records for."""
     over_entries = (_over_entries(found), *_crossings(found))
     over_others = (_over_seeds(found), *over_entries, _over_steps(found), _over_devices(found))
-    made = (_ratios(found), _times(found), *over_others)
+    made = (_ratios(found), _by_kind(found), _times(found), *over_others)
     return [table for table in made if table]
 
 
@@ -71,6 +73,34 @@ def _ratios(found: list[Record]) -> str:
         "matrix products alone:"
     )
     return table(title, head, rows)
+
+
+def _by_kind(found: list[Record]) -> str:
+    """Where the time of a step goes, a row for each job and precision."""
+    jobs: dict[tuple[str, ...], dict[str, Record]] = {}
+    for one in found:
+        if one.metric == BY_KIND:
+            key = (_job(one), str(one.protocol["precision"]), str(one.protocol["device"]))
+            jobs.setdefault(key, {})[str(one.protocol["kind"])] = one
+    rows = [
+        (
+            *names[:2],
+            *(_milliseconds(kinds[kind]) if kind in kinds else DASH for kind in KINDS),
+            names[2],
+            commit(kinds["clock"].commit, kinds["clock"].dirty),
+        )
+        for names, kinds in jobs.items()
+    ]
+    title = (
+        "Where the milliseconds of a step go: on the clock, with its products alone, and by kind "
+        "of operation, of which several may run at a time:"
+    )
+    return table(title, ("job", "precision", *KINDS, "device", "commit"), rows)
+
+
+def _milliseconds(one: Record) -> str:
+    value = 1000 * (one.value or 0.0)
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2g}"
 
 
 def short(found: list[Record]) -> list[str]:
@@ -128,7 +158,9 @@ def _times(found: list[Record]) -> str:
     newest = {
         (one.experiment, one.metric, str(one.protocol.get("changed"))): one
         for one in found
-        if one.task == "benchmark" and one.metric not in (RATIO, *SHARED) and one.value is not None
+        if one.task == "benchmark"
+        and one.metric not in (RATIO, BY_KIND, *SHARED)
+        and one.value is not None
     }
     rows = [
         (
