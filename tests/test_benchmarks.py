@@ -57,6 +57,7 @@ def test_what_is_timed_is_recorded(tmp_path: Any, monkeypatch: pytest.MonkeyPatc
         return [timing.record(configs.get("vma_recall"), "step_seconds", [0.0123456] * rounds)]
 
     monkeypatch.setattr(addressing, "recall", recall)
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
     addressing.main(parts=("recall",), rounds=3, results=str(tmp_path))
     (found,) = records.load(tmp_path / "benchmarks.json")
     assert (found.value, found.values) == (0.0123, [0.0123] * 3)

@@ -67,7 +67,7 @@ def test_a_profile_is_recorded_and_shown(
     assert all(one.protocol["chunk_size"] == 7 for one in found)
     (row,) = table_under("\n\n".join(benchmark_tables.tables(found)), "Where the milliseconds")
     assert (row["job"], row["precision"], row["clock"]) == ("`mem_vae_mnist`", "float32", "10")
-    assert row["products alone"] == "10" and float(row["products"]) > 0 and row["copies"] == "-"
+    assert row["products alone"] == "10" and float(row["products"]) > 0 and row["random"] == "-"
     assert "mem_vae_mnist  float32    10 " in capsys.readouterr().out
 
 
