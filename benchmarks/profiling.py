@@ -12,6 +12,7 @@ import collections
 import dataclasses
 import re
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
@@ -56,9 +57,11 @@ def seconds_by_kind(timed: Steps) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             timed.seconds(STEPS)
-        for path in Path(folder).rglob("*.xplane.pb"):
-            for event in _operations(ProfileData.from_file(str(path))):
-                found[kind_of(event.name)] += event.duration_ns * 1e-9 / STEPS
+        # Its types warn on Python 3.13 that they are of no module.
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):
+            for path in Path(folder).rglob("*.xplane.pb"):
+                for event in _operations(ProfileData.from_file(str(path))):
+                    found[kind_of(event.name)] += event.duration_ns * 1e-9 / STEPS
     return dict(found)
 
 

