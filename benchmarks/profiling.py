@@ -4,8 +4,8 @@
 
 The jobs of `python -m benchmarks`, beside their matrix products alone, by what XLA tells
 `jax.profiler` of the operations that it runs on a CPU. Seconds on the clock are medians of rounds
-that alternate; seconds of a kind of operation are those of all threads together. Results go to
-results/benchmarks.json.
+that alternate; seconds of a kind are those of its operations added up, of which several may run at
+a time. Results go to results/benchmarks.json.
 """
 
 import collections
@@ -25,7 +25,7 @@ from benchmarks import jobs, timing
 from benchmarks.evaluation import SIZES
 from benchmarks.jobs import JOBS, Ours, Steps
 from benchmarks.timing import alternate, check_rounds, run, say
-from eval import records
+from eval import benchmark_tables, records
 from eval.records import Record
 from eval.text import columns
 from memjax import backend, provenance
@@ -42,7 +42,6 @@ KINDS = {
 }
 # Operations that consist of others.
 OUTER = re.compile("while|call|conditional")
-COLUMNS = (CLOCK, LIMIT, "products", OTHER, "sums", "copies", "random")
 STEPS = SIZES.batch_size  # that are profiled together: an evaluation takes whole batches
 
 
@@ -52,7 +51,7 @@ def kind_of(name: str) -> str:
 
 
 def seconds_by_kind(timed: Steps) -> dict[str, float]:
-    """Seconds of all threads in a step, by the kind of operation."""
+    """Seconds of the operations of a step added up, by their kind."""
     found: collections.Counter[str] = collections.Counter()
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
@@ -85,7 +84,7 @@ def profile(name: str, precision: Precision, rounds: int) -> list[Record]:
 
 
 def _record(name: str, ours: Ours, kind: str, seconds: list[float]) -> Record:
-    one = timing.record(ours.experiment, "seconds_by_kind", seconds)
+    one = timing.record(ours.experiment, benchmark_tables.BY_KIND, seconds)
     said = {"job": name, "kind": kind, "device": provenance.hardware()}
     return dataclasses.replace(one, protocol={**one.protocol, **ours.protocol, **said})
 
@@ -97,7 +96,7 @@ def rows(found: Sequence[Record]) -> list[tuple[str, ...]]:
         key = (str(one.protocol["job"]), str(one.protocol["precision"]))
         by_job.setdefault(key, {})[one.protocol["kind"]] = 1000 * (one.value or 0.0)
     return [
-        (*key, *(f"{kinds.get(column, 0.0):.3g}" for column in COLUMNS))
+        (*key, *(f"{kinds.get(column, 0.0):.3g}" for column in benchmark_tables.KINDS))
         for key, kinds in by_job.items()
     ]
 
@@ -132,7 +131,7 @@ def main(
                 found = profile(name, precision, rounds)
                 records.add(path, found)
                 every += found
-    print(columns([("job", "precision", *COLUMNS), *rows(every)]))
+    print(columns([("job", "precision", *benchmark_tables.KINDS), *rows(every)]))
 
 
 if __name__ == "__main__":
