@@ -5,11 +5,12 @@ from etils import epath
 from memjax import plots
 from memjax.configs import mem_vae
 
-from .evaluations import DASH, Evaluation, Line, evaluations, name, table, value
+from .evaluations import DASH, Evaluation, Line, epochs, evaluations, name, table, value
 from .files import save_figure
 from .records import Record
 
 FREY = "frey_faces"
+TABULATED = ("mnist", "ocr_letters", FREY)  # whose experiments have rows of their own
 _TRAINED = ("images", "epochs")
 
 
@@ -21,12 +22,13 @@ def tables(found: list[Record]) -> list[str]:
         _features_table(found),
         _slots_table(found),
         _cost_table(found),
+        _others_table(found),
     )
     return [table for table in made if table]
 
 
 def _trained(one: Record) -> tuple[str, str]:
-    return f"{one.num_images:,}", f"{one.epochs:,}"
+    return f"{one.num_images:,}", epochs(one)
 
 
 def _of_paper(one: Record, digits: int) -> str:
@@ -147,6 +149,32 @@ def _cost_table(found: list[Record]) -> str:
     ]
     title = "What the NLL of test images rises by with the memory of layers disabled, nats:"
     return table(title, ("experiment", "layers", "batch norm", "cost", "samples", *_TRAINED), rows)
+
+
+def _others_table(found: list[Record]) -> str:
+    """Runs of other data or other fields, that are in none of the paper's tables."""
+    rows = []
+    for group in evaluations(found, "likelihood", "log_likelihood"):
+        one = group["log_likelihood"]
+        experiment = mem_vae.EXPERIMENTS.get(one.experiment)
+        if experiment is None or one.split != "test" or one.dataset == FREY:
+            continue
+        if experiment.dataset in TABULATED and "changed" not in one.protocol:
+            continue
+        rows.append(
+            (
+                name(one),
+                one.dataset,
+                _batch_norm(one),
+                value(group, "elbo"),
+                value(group, "log_likelihood"),
+                f"{one.num_samples:,}",
+                *_trained(one),
+            )
+        )
+    title = "Other data and other fields, test split, nats (higher is better):"
+    head = ("experiment", "data", "batch norm", "ELBO", "log p(x)", "samples", *_TRAINED)
+    return table(title, head, rows)
 
 
 def draw(found: list[Record], folder: epath.Path) -> list[str]:

@@ -48,6 +48,27 @@ def test_frey_faces_by_batch_size() -> None:
     ]
 
 
+def test_runs_of_other_data_and_fields_have_rows() -> None:
+    changed = {**PROTOCOL, "changed": {"dataset": "mine.npz", "model.slots": [20, 10]}}
+    found = [
+        record("vae_digits", dataset="digits", value=-22.9, num_images=250, epochs=200),
+        record("vae_digits", dataset="digits", split="valid"),
+        record("mem_vae_ocr", dataset="mine.npz", protocol=changed, epochs=2.55, seeds=[0, 1]),
+        record("mem_vae_ocr", dataset="ocr_letters"),
+        record("vae_frey", dataset="frey_faces", metric="elbo"),
+        record("vae_frey", dataset="frey_faces"),
+        record("avme_digits", dataset="digits"),
+    ]
+    shown = rows(found, "Other data and other fields")
+    assert [list(row.values()) for row in shown] == [
+        ["`vae_digits`", "digits", "pass", "-", "-22.90 ± 0.25", "5,000", "250", "200"],
+        [
+            *("`mem_vae_ocr` (dataset mine.npz, slots 20 10)", "mine.npz", "pass", "-"),
+            *("-86.00 ± 0.25", "5,000", "10,000", "2.5"),
+        ],
+    ]
+
+
 def test_imputation_by_mask(tmp_path: Path) -> None:
     found = [
         *imputed("vae_mnist", "rect-12", paper=0.1403),
