@@ -14,6 +14,7 @@ import tyro
 from etils import epath
 
 from memjax import plots, workdirs
+from memjax.config import Reference
 from memjax.errors import InputError
 from memjax.workdirs import check_writable
 
@@ -122,13 +123,18 @@ def _section(run: Run, name: str, num_images: int, seed: int) -> Section:
     fields = workdirs.load_fields(str(run.workdir))
     return Section(
         name=name,
-        summary=f"{experiment.reference.paper}, {experiment.reference.table}. "
+        summary=f"{_source(experiment.reference)}. "
         f"{experiment.dataset}, seed {experiment.seed}, {run.epochs:g} epochs, {run.step:,} steps.",
         results=results(records.load(run.workdir / workdirs.RESULTS), run.step),
         pictures=_pictures(run, num_images, seed),
         origin=[(name, str(value)) for name, value in (trained(run.workdir) or {}).items()],
         config=json.dumps(fields, indent=2),
     )
+
+
+def _source(reference: Reference) -> str:
+    """The paper and its table; data that no paper has are named alone."""
+    return ", ".join(said for said in (reference.paper, reference.table) if said != "-")
 
 
 def results(found: Iterable[Record], step: int) -> list[tuple[str, ...]]:

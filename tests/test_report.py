@@ -80,6 +80,8 @@ def test_page_shows_results_pictures_and_configuration(
     assert "mem_vae_digits_1" in found.text
     assert "Not evaluated yet." in found.text
     assert '"name": "mem_vae_digits"' in found.text
+    assert "8x8 digits of scikit-learn. digits, seed 1," in found.text
+    assert "-, 8x8" not in found.text  # no paper has these data
     sessions = json.loads((workdir / "sessions.json").read_text())
     assert sessions[0]["hardware"] in found.cells
     images = [attributes for tag, attributes in found.tags if tag == "img"]
