@@ -46,7 +46,8 @@ def slots(
     """Say which classes prefer which slots, draw the slots, and disable them.
 
     Preferences h_a are averaged over the test images of a class and divided by their sum. A
-    disabled layer reads ones in place of its memory. Writes into the workdir:
+    disabled layer reads ones in place of its memory, or zeros where that is added. Writes into the
+    workdir:
 
     - slots.png: preferences of classes for slots, and classes placed by the correlation of their
       preferences; slots_<layer>.csv: the same preferences as numbers.

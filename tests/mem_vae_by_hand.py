@@ -96,7 +96,7 @@ class ByHand:
         softmax = exponentials / exponentials.sum(axis=-1, keepdims=True)
         h_m = (sigmoid(scores) if model.attention == "sigmoid" else softmax) @ p["slots"]
         if i in model.disabled:
-            h_m = np.ones_like(h_m)
+            h_m = np.zeros_like(h_m) if model.composition == "sum" else np.ones_like(h_m)
         composed = h_g + h_m if model.composition == "sum" else self.compose(i, h_g, h_m)
         return np.maximum(composed, 0) if model.rectify_composition else composed
 

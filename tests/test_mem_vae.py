@@ -131,18 +131,18 @@ def test_memory_starts_without_effect(slot_scale: float, attention: Any) -> None
     np.testing.assert_allclose(found.log_weights, expected.log_weights, rtol=1e-6)
 
 
-@pytest.mark.parametrize("composition", ["elementwise_mlp", "sum"])
-def test_disabled_memory_is_ones(composition: Any) -> None:
+@pytest.mark.parametrize(("composition", "read"), [("elementwise_mlp", 1.0), ("sum", 0.0)])
+def test_disabled_memory_is_constant(composition: Any, read: float) -> None:
     batch = tiny.batch()
     model = tiny.mem_vae(composition=composition)
     variables = tiny.variables(model)
-    # Slots of ones that are read with preferences that sum to one give ones.
-    of_ones = model.clone(attention="softmax")
+    # Equal slots that are read with preferences that sum to one give themselves.
+    of_equals = model.clone(attention="softmax")
     params = dict(variables["params"])
     for i in (0, 1):
         memory = params[f"memory_{i}"]
-        params[f"memory_{i}"] = {**memory, "slots": jnp.ones_like(memory["slots"])}
-    expected = tiny.terms(of_ones, {**variables, "params": params}, batch, 2)
+        params[f"memory_{i}"] = {**memory, "slots": jnp.full_like(memory["slots"], read)}
+    expected = tiny.terms(of_equals, {**variables, "params": params}, batch, 2)
     found = tiny.terms(model.clone(disabled=(0, 1)), variables, batch, 2)
     np.testing.assert_allclose(found.log_weights, expected.log_weights, rtol=1e-5)
     enabled = tiny.terms(model, variables, batch, 2)

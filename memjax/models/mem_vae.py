@@ -63,7 +63,8 @@ class MemVAE(nn.Module):
         rectify_composition: apply ReLU after the composition: True is the authors' code for both
             compositions, False the paper's text for the sum.
         slot_scale: standard deviation of the slots at the start.
-        disabled: layers whose memory information is replaced by ones (paper, appendix C).
+        disabled: layers whose memory information is replaced by ones (paper, appendix C), or, where
+            it is added, by zeros; of the sum the paper does not say.
         local_reconstruction: weight of the local reconstruction error of each hidden layer; none
             for a plain VAE.
         local_reduction: mean over units (authors' code) or sum over units (paper, section 4).
@@ -252,7 +253,7 @@ class MemVAE(nn.Module):
             return Layer(h_g, None, None, h_g)
         preferences, h_m = memory(h_g)
         if i in self.disabled:
-            h_m = jnp.ones_like(h_m)
+            h_m = jnp.full_like(h_m, 0.0 if self.composition == "sum" else 1.0)
         return Layer(h_g, preferences, h_m, self._compose(i, h_g, h_m))
 
     def _compose(self, i: int, h_g: Array, h_m: Array) -> Array:
