@@ -316,35 +316,46 @@ def _parameters_table(found: list[Record]) -> str:
 
 
 def _runs_table(found: list[Record]) -> str:
+    """Every run that was evaluated; those with rows of the paper's tables come first."""
     head = (
         *("experiment", "seeds", "steps", "trained on", "seconds", "trained at commit"),
         *("evaluated with", "evaluated at commit"),
     )
-    rows: list[tuple[str, ...]] = [head]
-    rows += [_run_row(_name(v), one) for v in variants() if (one := best(found, v)) is not None]
-    others = {
-        (name_of(one), one.steps): one
-        for one in found
-        if one.task in OF_RUNS and one.experiment not in _tabulated()
-    }
-    others |= {
-        (f"{name_of(one)}, {one.task}", one.steps): one for one in found if one.task in OF_MODELS
-    }
-    rows += [_run_row(title, one) for (title, _), one in sorted(others.items())]
-    return f"Where these numbers come from:\n\n{markdown(rows)}"
+    of_paper = [one for variant in variants() if (one := best(found, variant)) is not None]
+    others = [one for one in found if one.task in (*OF_RUNS, *OF_MODELS)]
+    rows = {_run_key(one): _run_row(one) for one in [*others, *of_paper]}
+    first = {_run_key(one): rows.pop(_run_key(one)) for one in of_paper}
+    ordered = [head, *first.values(), *(rows[key] for key in sorted(rows))]
+    return f"Where these numbers come from:\n\n{markdown(ordered)}"
 
 
-def _run_row(title: str, one: Record) -> tuple[str, ...]:
-    trained = one.trained or {}
+def _run_key(one: Record) -> tuple[str, int, str]:
+    """A run and what it was evaluated with; of several evaluations of it one has a row."""
+    return _run_title(one), one.steps or 0, _evaluated_with(one)
+
+
+def _run_title(one: Record) -> str:
+    orders = SPLIT_ORDERS.get(one.dataset, ()) if one.experiment in _tabulated() else ()
+    order = one.protocol.get("split_order")
+    split = f", {order} split" if order in orders[1:] else ""
+    return name_of(one) + split + (f", {one.task}" if one.task in OF_MODELS else "")
+
+
+def _evaluated_with(one: Record) -> str:
     batch_norm, precision = one.protocol.get("batch_norm"), one.protocol.get("precision")
-    versions = f"jax {one.versions.get('jax')}"
+    said = (f"batch norm: {batch_norm or 'none'}", precision, f"jax {one.versions.get('jax')}")
+    return ", ".join(filter(None, said))
+
+
+def _run_row(one: Record) -> tuple[str, ...]:
+    trained = one.trained or {}
     return (
-        title,
+        _run_title(one),
         ", ".join(map(str, one.seeds)),
         f"{one.steps:,}",
         str(trained.get("hardware", DASH)),
         f"{trained.get('seconds', 0):,.0f}",
         commit(trained.get("commit"), trained.get("dirty")),
-        f"batch norm: {batch_norm or 'none'}, {precision}, {versions}",
+        _evaluated_with(one),
         commit(one.commit, one.dirty),
     )

@@ -172,6 +172,30 @@ def test_parameters_stand_beside_the_published_ones(results: Path) -> None:
     ]
 
 
+def test_every_evaluated_run_says_where_it_comes_from(results: Path) -> None:
+    found = [
+        record("mem_vae_mnist", protocol={**PROTOCOL, "changed": {"model.latent": 10}}),
+        record(protocol=MOVING),
+        record(epochs=10, steps=6000, commit="b" * 40),
+        record(num_images=100, commit="c" * 40),
+        record(commit="a" * 40),
+    ]
+    for order in (found, found[::-1]):
+        rows = table_under(page_of(results, *order), "Where these numbers come from")
+        runs = [(row["experiment"], row["steps"], row["evaluated with"]) for row in rows]
+        moving = rows[3]["evaluated with"]
+        assert moving.startswith("batch norm: moving_average")
+        with_pass = moving.replace("moving_average", "pass")
+        assert runs == [
+            ("`vae_mnist`", "1,800,000", with_pass),
+            ("`mem_vae_mnist` (latent 10)", "1,800,000", with_pass),
+            ("`vae_mnist`", "6,000", with_pass),
+            ("`vae_mnist`", "1,800,000", moving),
+        ]
+        # Of two evaluations of one run the row is that of the figure in the table above.
+        assert rows[0]["evaluated at commit"] == "a" * 10
+
+
 def test_where_numbers_come_from(results: Path) -> None:
     (row,) = table_under(page_of(results, record(dirty=True)), "Where these numbers come from")
     assert row == {
