@@ -34,6 +34,7 @@ from memjax.errors import InputError
 from memjax.products import Precision
 
 FEWEST = 5  # rounds of a record
+ROUNDS = 15  # of five, medians on busy machines differ by a third from one run to another
 
 
 class Plan(NamedTuple):
@@ -104,7 +105,7 @@ def rows(found: Sequence[Record]) -> list[tuple[str, ...]]:
 def main(
     jobs: tuple[str, ...] = tuple(JOBS),
     rivals: tuple[str, ...] = RIVALS,
-    rounds: int = FEWEST,
+    rounds: int = ROUNDS,
     precisions: tuple[str, ...] | None = None,
     trial: bool = False,
     results: str = "results",

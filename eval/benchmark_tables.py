@@ -59,7 +59,7 @@ def _ratios(found: list[Record]) -> str:
             _seconds(one.protocol["ours_seconds"]),
             _seconds(one.protocol["rival_seconds"]),
             f"{one.value or 0.0:.2f}",
-            f"{min(one.values or [0.0]):.2f} to {max(one.values or [0.0]):.2f}",
+            _rounds(one),
             str(one.protocol["device"]),
             str(one.protocol["precision"]),
             commit(one.commit, one.dirty),
@@ -73,6 +73,11 @@ def _ratios(found: list[Record]) -> str:
         "matrix products alone:"
     )
     return table(title, head, rows)
+
+
+def _rounds(one: Record) -> str:
+    values = one.values or [0.0]
+    return f"{len(values)}: {min(values):.2f} to {max(values):.2f}"
 
 
 def _by_kind(found: list[Record]) -> str:
