@@ -1,5 +1,7 @@
 """Memory: reading and composing, against sums written out."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -164,6 +166,27 @@ def test_composition_in_closed_form() -> None:
     linear = a[0] + a[1] * m + a[2] * g + a[3] * g * m
     gate = 1 / (1 + np.exp(-(c[0] + c[1] * m + c[2] * g + c[3] * g * m)))
     np.testing.assert_allclose(found, linear + b * gate, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("samples", [None, 1, 3])
+def test_gradient_of_the_composition_is_that_of_the_formula(samples: int | None) -> None:
+    shape = (EXAMPLES, UNITS) if samples is None else (samples, EXAMPLES, UNITS)
+    h_g, h_m, g = (drawn(*shape, seed=seed) for seed in range(3))
+    vectors = drawn(4, UNITS, seed=3), drawn(UNITS, seed=4), drawn(4, UNITS, seed=5)
+
+    def formula(
+        h_g: jax.Array, h_m: jax.Array, a: jax.Array, b: jax.Array, c: jax.Array
+    ) -> jax.Array:
+        linear = a[0] + a[1] * h_m + a[2] * h_g + a[3] * h_g * h_m
+        return linear + b * jax.nn.sigmoid(c[0] + c[1] * h_m + c[2] * h_g + c[3] * h_g * h_m)
+
+    def gradients(function: Any) -> Any:
+        if samples is not None:  # which share the vectors
+            function = jax.vmap(function, in_axes=(0, 0, None, None, None))
+        return jax.vjp(function, h_g, h_m, *vectors)[1](g)
+
+    for found, expected in zip(gradients(compose_elementwise), gradients(formula), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_composition_keeps_units_apart() -> None:
