@@ -9,6 +9,7 @@ from typing import Any, cast
 import jax
 import numpy as np
 import pytest
+from etils import epath
 
 import memjax
 import train
@@ -19,7 +20,7 @@ from memjax.config import Experiment
 from memjax.errors import InputError
 from memjax.training import TrainState
 from tests import eval_runs, runs
-from train import devices, replicas
+from train import devices, replicas, sessions
 
 SEED, COUNT = 3, 3
 
@@ -195,6 +196,29 @@ def test_records_of_seeds_become_one(together: tuple[Path, TrainState], tmp_path
     assert one.value == pytest.approx(np.mean([value or 0 for value in values]))
     assert one.stderr_seeds is not None
     assert "changed" not in one.protocol or "train.num_seeds" not in one.protocol["changed"]
+
+
+def test_the_seconds_of_seeds_are_shares_of_those_of_the_run(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    class Kept(sessions.Session):
+        def __init__(self, workdir: str, first_step: int, num_seeds: int) -> None:
+            super().__init__(workdir, first_step, num_seeds)
+            self._started -= 3600.0  # an hour ago
+            given.append(num_seeds)
+
+    monkeypatch.setattr(replicas, "Session", Kept)
+    train.run(experiment(images), str(tmp_path / "run"))
+    assert given == [COUNT] * COUNT
+    found = [
+        entry["seconds"]
+        for seed in range(SEED, SEED + COUNT)
+        for entry in workdirs.load_sessions(epath.Path(tmp_path / f"run/seed_{seed}"))
+    ]
+    assert len(found) == COUNT
+    assert sum(found) == pytest.approx(3600.0, abs=300.0)
 
 
 def test_the_workdir_itself_is_not_evaluated(together: tuple[Path, TrainState]) -> None:

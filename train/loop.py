@@ -83,7 +83,7 @@ class Loop:
             self._shares.axes(self._state),
         )
         for i, replica in enumerate(self._replicas):
-            replica.open_logs(self._step, self._total_steps, shown=i == 0)
+            replica.open_logs(self._step, self._total_steps, i == 0, len(self._replicas))
 
     def train(self, signals: Signals, stop_at_step: int | None) -> TrainState:
         """Take all steps that are left; the state has an axis in front if there are several seeds.

@@ -82,11 +82,11 @@ class Replica:
             self.workdir, create=create, fields=fields, may_differ=workdirs.OF_NO_CHECKPOINT
         )
 
-    def open_logs(self, step: int, total_steps: int, shown: bool) -> None:
-        """Open the logs of a run that starts or goes on at `step`."""
+    def open_logs(self, step: int, total_steps: int, shown: bool, num_seeds: int) -> None:
+        """Open the logs of a run of so many seeds that starts or goes on at `step`."""
         if hosts.is_first():
             self._log = Log(self.workdir, step, total_steps, shown)
-            self._session = Session(self.workdir, step)
+            self._session = Session(self.workdir, step, num_seeds)
 
     def log_progress(self, step: int, bound: float) -> None:
         """Show where the run is; `bound` in nats."""

@@ -12,11 +12,18 @@ from memjax import provenance, workdirs
 class Session:
     """One process's part of a run: an entry of `sessions.json`, renewed at every checkpoint."""
 
-    def __init__(self, workdir: str, first_step: int):
-        """Begin at `first_step`; what earlier entries say of later steps is lost."""
+    def __init__(self, workdir: str, first_step: int, num_seeds: int = 1):
+        """Begin at `first_step`; what earlier entries say of later steps is lost.
+
+        Args:
+            workdir: of one seed.
+            first_step: that this process begins with.
+            num_seeds: that it trains together; each has its share of the seconds.
+        """
         self._path = epath.Path(workdir) / workdirs.SESSIONS
         self._earlier = cut_back(workdir, first_step)
         self._entry = {"first_step": first_step, **provenance.describe()}
+        self._num_seeds = num_seeds
         self._started = time.monotonic()
 
     def saved(self, step: int) -> None:
@@ -24,7 +31,7 @@ class Session:
         if step == self._entry["first_step"]:
             return
         self._entry["last_step"] = step
-        self._entry["seconds"] = round(time.monotonic() - self._started, 1)
+        self._entry["seconds"] = round((time.monotonic() - self._started) / self._num_seeds, 1)
         _write(self._path, [*self._earlier, self._entry])
 
 
