@@ -62,7 +62,18 @@ def _row(one: Evaluation, base: Evaluation) -> tuple[str, ...]:
 
 
 def _difference(one: Record, base: Record) -> str:
-    """Of two means over the same seeds, whose runs have nothing else in common."""
+    """Of two means over the same seeds, whose runs have nothing else in common.
+
+    Models that are the same but for what evaluates them share the error of their seeds, and the
+    records do not say what is left of it.
+    """
     difference = (one.value or 0.0) - (base.value or 0.0)
+    if _trained_alike(one, base):
+        return f"{difference:+.2f}"
     error = math.hypot(one.stderr_seeds or 0.0, base.stderr_seeds or 0.0)
     return f"{difference:+.2f} ± {error:.2f}"
+
+
+def _trained_alike(one: Record, other: Record) -> bool:
+    changes = [record.protocol.get("changed") for record in (one, other)]
+    return one.experiment == other.experiment and changes[0] == changes[1]
