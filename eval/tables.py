@@ -132,8 +132,17 @@ def _tabulated() -> set[str]:
 
 def best(found: list[Record], variant: Variant) -> Record | None:
     """The record of the unchanged experiment that trained longest, on most images and samples."""
+    return max(_matching(found, variant), key=_effort, default=None)
+
+
+def _effort(one: Record) -> tuple[float, ...]:
+    return (one.epochs or 0, one.num_images or 0, one.num_samples or 0, len(one.seeds))
+
+
+def _matching(found: list[Record], variant: Variant) -> list[Record]:
+    """Log-likelihoods of the unchanged experiment on the test split, by its default statistics."""
     experiment, split_order = variant
-    matching = [
+    return [
         one
         for one in found
         if one.experiment == experiment.name
@@ -144,16 +153,6 @@ def best(found: list[Record], variant: Variant) -> Record | None:
         and one.protocol.get("batch_norm") in ("pass", "none")
         and one.protocol.get("precision") == experiment.train.precision
     ]
-    return max(
-        matching,
-        key=lambda one: (
-            one.epochs or 0,
-            one.num_images or 0,
-            one.num_samples or 0,
-            len(one.seeds),
-        ),
-        default=None,
-    )
 
 
 def _name(variant: Variant) -> str:
@@ -167,7 +166,7 @@ def _likelihood_tables(found: list[Record]) -> list[str]:
         head = ("experiment", "paper", "ours", "epochs: paper", "ours", "samples", "protocol")
         rows: list[tuple[str, ...]] = [head]
         rows += [
-            _likelihood_row(variant, best(found, variant))
+            _likelihood_row(variant, best(found, variant), found)
             for variant in variants()
             if variant[0].dataset == dataset
         ]
@@ -175,7 +174,7 @@ def _likelihood_tables(found: list[Record]) -> list[str]:
     return made
 
 
-def _likelihood_row(variant: Variant, one: Record | None) -> tuple[str, ...]:
+def _likelihood_row(variant: Variant, one: Record | None, found: list[Record]) -> tuple[str, ...]:
     experiment, split_order = variant
     reference = experiment.reference
     paper = DASH if reference.value is None else f"{reference.value:.2f}"
@@ -191,7 +190,7 @@ def _likelihood_row(variant: Variant, one: Record | None) -> tuple[str, ...]:
         _value(one),
         f"{reference.epochs:,}",
         f"{one.epochs:,}",
-        _samples(one, reference.num_samples),
+        _samples(one, reference.num_samples, found),
         _protocol(one),
     )
 
@@ -205,9 +204,17 @@ def _value(one: Record) -> str:
     return " ".join(parts)
 
 
-def _samples(one: Record, published: int) -> str:
-    found = f"{one.num_samples:,}"
-    return found if one.num_samples == published else f"{found} (paper: {published:,})"
+def _samples(one: Record, published: int, found: list[Record]) -> str:
+    """Their number; beside it the paper's, and what fewer gave of the same run and images."""
+    said = [] if one.num_samples == published else [f"paper: {published:,}"]
+    others = {
+        other.num_samples: f"{other.num_samples:,}: {other.value:.2f}"
+        for other in found
+        if other.num_samples != one.num_samples
+        and dataclasses.replace(other, num_samples=one.num_samples).identity == one.identity
+    }
+    said += [others[number] for number in sorted(others, key=lambda number: number or 0)]
+    return f"{one.num_samples:,}" + (f" ({', '.join(said)})" if said else "")
 
 
 def _protocol(one: Record) -> str:
@@ -257,9 +264,13 @@ def _batch_norm_table(found: list[Record]) -> str:
     """The same models with both kinds of batch statistics."""
     rows: list[tuple[str, ...]] = [("experiment", "pass", "moving average", "difference")]
     for variant in variants():
-        one = best(found, variant)
-        other = None if one is None else _with_moving_average(found, one)
-        if one is not None and other is not None:
+        pairs = [
+            (one, other)
+            for one in _matching(found, variant)
+            if (other := _with_moving_average(found, one)) is not None
+        ]
+        if pairs:
+            one, other = max(pairs, key=lambda pair: _effort(pair[0]))
             difference = (one.value or 0.0) - (other.value or 0.0)
             rows.append(
                 (

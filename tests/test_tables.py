@@ -105,6 +105,20 @@ def test_each_split_of_the_letters_has_its_row(results: Path) -> None:
     assert rows["vae_ocr"]["samples"] == "100,000"
 
 
+def test_fewer_samples_of_the_same_run_and_images_are_said(results: Path) -> None:
+    letters = {"experiment": "vae_ocr", "dataset": "ocr_letters"}
+    page = page_of(
+        results,
+        record(value=-31.0, num_samples=100_000, **letters),
+        record(value=-31.256, **letters),
+        record(value=-40.0, num_samples=50, epochs=20, **letters),
+        record(value=-41.0, num_samples=50, num_images=100, **letters),
+        record(value=-42.0, num_samples=50, protocol=MOVING, **letters),
+    )
+    row = by_experiment(page, "Test log-likelihood on OCR letters")["vae_ocr"]
+    assert row["samples"] == "100,000 (5,000: -31.26)"
+
+
 def test_shorter_training_is_said(results: Path) -> None:
     page = page_of(results, record(epochs=30))
     row = by_experiment(page, "Test log-likelihood on MNIST")["vae_mnist"]
@@ -148,6 +162,7 @@ def test_both_kinds_of_batch_statistics_are_compared(results: Path) -> None:
         record(value=-86.0123),
         record(value=-86.5, protocol=MOVING),
         record(value=-1.0, protocol=MOVING, num_images=3),
+        record(value=-85.9, num_samples=100_000),  # without a twin
         record("mem_vae_mnist"),
     )
     assert table_under(page, "Batch statistics") == [
