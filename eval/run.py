@@ -125,7 +125,9 @@ class Run:
         """A record of this run; `fields` as in Record."""
         reference = self.experiment.reference
         changed = self._changed
-        published = fields.pop("paper", reference.value if metric == reference.metric else None)
+        # Likelihoods are published of test splits.
+        is_published = metric == reference.metric and (split == "test" or task != "likelihood")
+        published = fields.pop("paper", reference.value if is_published else None)
         protocol = fields.pop("protocol", {}) | ({"changed": changed} if changed else {})
         return Record(
             experiment=self.experiment.name,

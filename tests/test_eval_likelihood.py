@@ -20,8 +20,8 @@ import memjax
 from eval import likelihood
 from eval.evaluator import Evaluator, Examples
 from eval.partial import Found
-from eval.run import evenly_spaced
-from memjax import data, provenance, training
+from eval.run import evenly_spaced, open_run
+from memjax import configs, data, provenance, training
 from memjax.errors import InputError, WriteError
 from memjax.evaluation import log_weights, pass_statistics
 from memjax.types import Batch
@@ -274,6 +274,27 @@ def test_whole_splits_of_other_names(workdir: Path, split: Any, size: int) -> No
     }
     record = result(workdir, "log_likelihood")
     assert (record["split"], record["num_images"]) == (split, size)
+
+
+def test_published_values_are_of_the_test_split(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = open_run(str(workdir), None)
+    published = dataclasses.replace(run.experiment.reference, metric="log_likelihood", value=-1.5)
+    experiment = dataclasses.replace(run.experiment, reference=published)
+    monkeypatch.setitem(configs.EXPERIMENTS, experiment.name, experiment)
+    run = dataclasses.replace(run, experiment=experiment)
+    papers = {
+        (task, split, metric): run.record(task, split, metric).paper
+        for task in ("likelihood", "memory")
+        for split in ("train", "valid", "test")
+        for metric in ("log_likelihood", "elbo")
+    }
+    assert {what for what, paper in papers.items() if paper == -1.5} == {
+        ("likelihood", "test", "log_likelihood"),
+        *(("memory", split, "log_likelihood") for split in ("train", "valid", "test")),
+    }
+    assert set(papers.values()) == {None, -1.5}
 
 
 def test_one_sample_of_one_image(workdir: Path) -> None:
