@@ -47,6 +47,7 @@ TASKS: dict[str, Callable] = {
     "record": record,
     "tables": tables,
 }
+OF_SEVERAL = ("imputation", "compare", "report", "record")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(argv: list[str]) -> int:
     _check_task(argv)
+    argv = _without_option(argv)
     with hosts.ended_at_once():
         tyro.extras.subcommand_cli_from_dict(
             {
@@ -71,6 +73,19 @@ def _main(argv: list[str]) -> int:
             args=argv,
         )
     return 0
+
+
+def _without_option(argv: list[str]) -> list[str]:
+    """Take `--workdir A B` for `A B`, where a task has several and no such option."""
+    if not argv or argv[0] not in OF_SEVERAL:
+        return argv
+    given = [part for one in argv for part in _parted(one)]
+    return [one for one in given if one != "--workdir"]
+
+
+def _parted(argument: str) -> list[str]:
+    option, equals, value = argument.partition("=")
+    return [option, value] if option == "--workdir" and equals else [argument]
 
 
 def _check_task(argv: list[str]) -> None:

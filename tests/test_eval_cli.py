@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from eval.__main__ import TASKS, main
+from eval.__main__ import OF_SEVERAL, TASKS, main
 from memjax import hosts
 from tests import eval_runs
 from tests.runs import contents
@@ -70,6 +70,14 @@ def test_help_of_every_task(command: Command, task: str) -> None:
     for option in options:
         if option not in ("return", "workdirs", "experiment", "processes"):
             assert f"--{option.replace('_', '-')}" in out
+
+
+@pytest.mark.parametrize("task", OF_SEVERAL)
+def test_several_workdirs_may_be_named_as_one_is(command: Command, task: str) -> None:
+    code, _, err = command(task, "nowhere", "neither")
+    assert (code, len(err.splitlines())) == (2, 1) and err.startswith("nowhere")
+    for arguments in (("--workdir", "nowhere", "neither"), ("--workdir=nowhere", "neither")):
+        assert command(task, *arguments) == (2, "", err)
 
 
 def test_help_lists_the_tasks(command: Command) -> None:
