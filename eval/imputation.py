@@ -64,14 +64,16 @@ def imputation(
         batch_norm: batch takes the statistics of each batch of guesses, as the first paper's code
             does; pass those of the training set in one batch; moving_average those of training.
         seed: of the noise, and of what is missing at random.
-        batch_size: images together, part of the answer if batch norm has their statistics.
+        batch_size: at most so many images together, in batches as equal as can be; part of the
+            answer if batch norm has their statistics.
 
     Returns:
         Of each run `mse`, the mean squared error of a missing pixel, and `mse_by_pass`.
 
     Raises:
         InputError: no workdirs, runs on different data, a mask that does not fit the images, a
-            picture that cannot be written, or anything else wrong with an option or a run.
+            batch of one image whose statistics batch norm would take, a picture that cannot be
+            written, or anything else wrong with an option or a run.
     """
     check_at_least(num_passes=num_passes, max_images=max_images, batch_size=batch_size)
     check_seeds(seed=seed)
@@ -151,8 +153,11 @@ def _mask_of_file(path: str, image_shape: tuple[int, int, int]) -> np.ndarray:
             f"{path}: found a mask of {found.shape}, expected {image_shape[:2]} or {image_shape} "
             "as the images"
         )
-    if found.dtype.kind not in "biuf" or not np.isin(found, (0, 1)).all():
-        raise InputError(f"{path}: found other values, expected 0 and, where it is missing, 1")
+    expected = "expected 0 and, where it is missing, 1"
+    if found.dtype.kind not in "biuf":
+        raise InputError(f"{path}: found an array of {found.dtype}, {expected}")
+    if (others := found[~np.isin(found, (0, 1))]).size:
+        raise InputError(f"{path}: found {others[0]}, {expected}")
     if not found.any():
         raise InputError(f"{path}: leaves no pixel out, expected 1 where one is missing")
     return np.broadcast_to(found.astype(bool).reshape(*image_shape[:2], -1), image_shape)
@@ -176,11 +181,12 @@ class Chain:
         self._run, said = with_statistics(run, "moving_average" if of_batch else batch_norm)
         of_batch = of_batch and said["batch_norm"] != "none"
         self._fixed, self._num_passes, self._size = fixed, num_passes, batch_size
+        self._of_batch = of_batch
         self._key = training.stream(seed, "imputation")
         self._mask = mask
         self._protocol = {
             **said,
-            **({"batch_norm": "batch", "batch_size": batch_size} if of_batch else {}),
+            **({"batch_norm": "batch"} if of_batch else {}),
             **({"given_labels": True} if getattr(run.model, "num_classes", 0) else {}),
             "mask": mask,
             "passes": num_passes,
@@ -206,33 +212,56 @@ class Chain:
         run, started, origin = self._run, time.monotonic(), records.here()
         split = run.dataset.splits["test"]
         places = evenly_spaced(len(split), max_images)
+        parts = self._parts(places)
         found = []
-        shown: dict[str, Array] = {}
+        shown: list[dict[str, Array]] = []
         with tqdm(total=len(places), unit="image", disable=None) as bar:
-            for first in range(0, len(places), self._size):
-                index = jnp.asarray(places[first : first + self._size])
+            for part in parts:
+                index = jnp.asarray(part)
                 batch = self._batch(split.images, index, split.labels)
                 missing = self._missing(index)
                 last, errors, counts = self._over_batch(run.variables, batch, missing)
                 found.append((np.asarray(errors, np.float64), np.asarray(counts, np.float64)))
-                if not shown:
-                    shown = {
-                        "original": batch.images,
-                        "missing": jnp.where(missing, 0.3, batch.images),
-                        "last": last,
-                    }
+                if sum(len(one["last"]) for one in shown) < SHOWN:
+                    shown.append(
+                        {
+                            "original": batch.images,
+                            "missing": jnp.where(missing, 0.3, batch.images),
+                            "last": last,
+                        }
+                    )
                 bar.update(len(index))
         errors = np.concatenate([one for one, _ in found], axis=-1)
         counts = np.concatenate([one for _, one in found])
         common = {
             "num_images": len(places),
-            "protocol": {**self._protocol, **said_of_images(len(split), len(places))},
+            "protocol": {
+                **self._protocol,
+                **({"batch_size": len(parts[0])} if self._of_batch else {}),
+                **said_of_images(len(split), len(places)),
+            },
             "seconds": round(time.monotonic() - started, 1),
             **origin,
         }
         new = self._records(errors, counts, common)
         records.add(run.workdir / RESULTS, new)
-        return new, {name: np.asarray(one[:SHOWN]) for name, one in shown.items()}
+        return new, {
+            name: np.concatenate([one[name] for one in shown])[:SHOWN] for name in shown[0]
+        }
+
+    def _parts(self, places: np.ndarray) -> list[np.ndarray]:
+        """Batches of at most `batch_size`, none much smaller than others: it would count for less.
+
+        Raises:
+            InputError: a batch of one image, which has no variance.
+        """
+        parts = np.array_split(places, -(-len(places) // self._size))
+        if self._of_batch and len(parts[-1]) == 1:
+            raise InputError(
+                f"--batch-size: found {self._size}, of {len(places)} images a batch of one, "
+                "expected more in each: with --batch-norm batch their statistics are taken"
+            )
+        return parts
 
     def _batch(self, images: np.ndarray, index: Array, labels: np.ndarray | None) -> Batch:
         rows, maximum = np.asarray(index), self._run.dataset.maximum
@@ -255,7 +284,7 @@ class Chain:
                 f"--mask: {self._mask} left no pixel out, expected some that are missing"
             )
         by_pass = errors.sum(axis=-1) / counts.sum()
-        paper = published.imputation_mse(self._run.experiment.name, self._protocol)
+        paper = published.imputation_mse(self._run.experiment.name, common["protocol"])
         mean = self._run.record(
             "imputation",
             "test",

@@ -14,8 +14,9 @@ from PIL import Image
 
 from eval import imputation, records
 from eval.imputation import read_mask
+from eval.likelihood import with_statistics
 from eval.run import evenly_spaced, open_run
-from memjax import data, sampling, training
+from memjax import configs, data, plots, sampling, training
 from memjax.configs import published
 from memjax.errors import InputError
 from memjax.evaluation.imputation import impute, missing_at_random
@@ -152,10 +153,12 @@ def test_masks_that_cannot_be(mask: str, said: str) -> None:
     ("mask", "said"),
     [
         (np.ones((8, 9), bool), "found a mask of (8, 9), expected (8, 8) or (8, 8, 1)"),
-        (np.full((8, 8), 2), "found other values, expected 0 and, where it is missing, 1"),
+        (np.full((8, 8), 2), "found 2, expected 0 and, where it is missing, 1"),
         (np.zeros((8, 8)), "leaves no pixel out, expected 1 where one is missing"),
-        (np.full((8, 8), np.nan), "found other values"),
-        (np.full((8, 8), "x"), "found other values"),
+        (np.full((8, 8), np.nan), "found nan, expected 0"),
+        (np.where(np.eye(8), -0.5, 1.0), "found -0.5, expected 0"),
+        (np.full((8, 8), "x"), "found an array of <U1, expected 0"),
+        (np.ones((8, 8), complex), "found an array of complex128, expected 0"),
     ],
 )
 def test_files_that_cannot_be_masks(tmp_path: Path, mask: np.ndarray, said: str) -> None:
@@ -194,7 +197,7 @@ def test_runs_are_measured_and_shown(workdirs: list[str]) -> None:
         assert [one.identity for one in kept] == [mean.identity, curve.identity]
         assert (mean.task, mean.metric, mean.num_images) == ("imputation", "mse", 30)
         assert mean.protocol["mask"] == "half"
-        assert (mean.protocol["batch_norm"], mean.protocol["batch_size"]) == ("batch", 1000)
+        assert (mean.protocol["batch_norm"], mean.protocol["batch_size"]) == ("batch", 30)
         assert (curve.metric, curve.x) == ("mse_by_pass", [1, 2, 3, 4, 5])
         assert curve.values is not None
         assert mean.value == pytest.approx(curve.values[-1], rel=1e-5)
@@ -237,6 +240,72 @@ def test_batches_matter_with_their_statistics_alone(workdirs: list[str]) -> None
     assert mse(batch_size=7) != pytest.approx(mse(batch_size=30), rel=1e-3)
 
 
+def test_batches_are_as_equal_as_can_be(workdirs: list[str]) -> None:
+    """A small one at the end would count for less and have statistics of few images."""
+    found = [imputation((workdirs[0],), "half", 2, 30, batch_size=size)[0] for size in (15, 29)]
+    assert [one.protocol["batch_size"] for one in found] == [15, 15]
+    assert found[0].value == found[1].value
+    for options in ({"batch_size": 1}, {"batch_size": 2}, {"max_images": 1}):
+        with pytest.raises(
+            InputError, match=r"^--batch-size: found \d+, of \d images a batch of one"
+        ):
+            imputation((workdirs[0],), **{"mask": "half", "max_images": 3, **options})
+    alone = imputation((workdirs[0],), "half", 1, 3, batch_size=1, batch_norm="moving_average")
+    assert "batch_size" not in alone[0].protocol
+
+
+@pytest.mark.parametrize("size", [7, 1000])
+def test_the_picture_shows_the_first_images_of_all_batches(
+    workdirs: list[str], monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    shown: dict[str, np.ndarray] = {}
+    monkeypatch.setattr(plots, "panels", lambda panels: shown.update(panels) or panels)
+    monkeypatch.setattr(sys.modules["eval.imputation"], "save_figure", lambda *_: None)
+    imputation((workdirs[0],), "half", 2, 100, batch_size=size, batch_norm="moving_average")
+    original, missing, guesses = shown.values()
+    images = data.load("digits").splits["test"].images[evenly_spaced(250, 100)[:64]]
+    np.testing.assert_allclose(original * 16, images, rtol=1e-6)
+    np.testing.assert_allclose(missing[:, :, :4], 0.3)
+    np.testing.assert_array_equal(missing[:, :, 4:], original[:, :, 4:])
+    np.testing.assert_array_equal(guesses[:, :, 4:], original[:, :, 4:])
+    assert (guesses[:, :, :4] != original[:, :, :4]).any(axis=(1, 2, 3)).all()
+
+
+def test_statistics_of_a_pass_are_those_of_the_training_images(workdirs: list[str]) -> None:
+    few = {"mask": "half", "num_passes": 2, "max_images": 20}
+    found = imputation((workdirs[0],), batch_norm="pass", **few)[0]
+    run, _ = with_statistics(open_run(workdirs[0], None), "pass")
+    kept = open_run(workdirs[0], None)
+    assert not np.allclose(
+        *(jax.tree.leaves(one.variables["batch_stats"])[0] for one in (run, kept))
+    )
+    places = jnp.asarray(evenly_spaced(250, 20))
+    images = data.load("digits").splits["test"].images[np.asarray(places)]
+    batch = Batch(jnp.asarray(images, jnp.float32) / run.dataset.maximum, places)
+    missing = jnp.zeros((8, 8, 1), bool).at[:, :4].set(True)
+    key = jax.random.fold_in(training.stream(0, "imputation"), 1)
+    for one, alike in ((run, True), (kept, False)):
+        _, errors = jax.jit(impute, static_argnums=(0, 5))(
+            one.model, one.variables, batch, missing, key, 2
+        )
+        per_image = np.asarray(errors[-1], np.float64) / 32
+        assert (found.value == pytest.approx(per_image.mean(), rel=1e-4)) is alike
+
+
+def test_the_published_value_stands_beside_what_was_asked_as_published(
+    workdirs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = open_run(workdirs[0], None).experiment
+    monkeypatch.setitem(configs.EXPERIMENTS, experiment.name, experiment)
+    monkeypatch.setitem(published.IMPUTATION, experiment.name, {"half": 0.25})
+    monkeypatch.setattr(published, "BATCH_OF_TABLE_2", 250)
+    found = [
+        imputation((workdirs[0],), "half", passes, **options)[0].paper
+        for passes, options in ((100, {}), (99, {}), (100, {"max_images": 249}))
+    ]
+    assert found == [0.25, None, None]
+
+
 def test_mask_that_leaves_nothing_out(workdirs: list[str]) -> None:
     with pytest.raises(InputError, match=r"--mask: rand-1e-05 left no pixel out"):
         imputation((workdirs[0],), "rand-0.00001", 1, 1)
@@ -267,10 +336,13 @@ def test_options_that_cannot_be(workdirs: list[str], options: dict[str, Any], sa
 
 
 def test_published_values_are_those_of_table_2() -> None:
-    protocol = {"mask": "rect-12", "passes": 100, "batch_norm": "batch"}
+    protocol = {"mask": "rect-12", "passes": 100, "batch_norm": "batch", "batch_size": 1000}
     assert published.imputation_mse("mem_vae_mnist", protocol) == 0.1362
     assert published.imputation_mse("vae_ocr", protocol) is None
-    for other in ({"mask": "rect-11"}, {"passes": 10}, {"batch_norm": "pass"}):
+    for other in (
+        *({"mask": "rect-11"}, {"passes": 10}, {"batch_norm": "pass"}),
+        *({"batch_size": 999}, {"images": "evenly spaced"}),
+    ):
         assert published.imputation_mse("mem_vae_mnist", {**protocol, **other}) is None
 
 
