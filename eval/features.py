@@ -1,7 +1,6 @@
 """How much a linear classifier makes of what a recognition network finds in an image."""
 
 import logging
-import math
 import time
 import warnings
 from typing import Literal
@@ -19,6 +18,8 @@ from .likelihood import with_statistics
 from .options import check_at_least, check_choice, check_seeds
 from .records import Record
 from .run import Own, Run, Step, open_run
+
+LEAST, MOST = 1e-8, 1e4  # of lambda
 
 logger = logging.getLogger("memjax")
 
@@ -42,8 +43,8 @@ def features(
 
     Args:
         workdir: of a training run on images with labels.
-        regularisation: of the machine: lambda, where lambda / 2 times the squared norm of its
-            weights is added to the mean squared hinge loss.
+        regularisation: of the machine: lambda, from 1e-8 to 1e4, where lambda / 2 times the squared
+            norm of its weights is added to the mean squared hinge loss.
         binarise: grey images once, by a seed, as in training; by default they are taken as they
             are, as by the authors' code.
         data_dir: folder with <dataset>.npz files.
@@ -67,8 +68,11 @@ def features(
     check_at_least(batch_size=batch_size)
     check_seeds(seed=seed, binarisation_seed=binarisation_seed)
     check_choice("batch_norm", batch_norm, ("pass", "moving_average"))
-    if not 0 < regularisation < math.inf:
-        raise InputError(f"--regularisation: found {regularisation}, expected more than 0, finite")
+    # Far beyond them scikit-learn does not come to an end.
+    if not LEAST <= regularisation <= MOST:
+        raise InputError(
+            f"--regularisation: found {regularisation:g}, expected {LEAST:g} to {MOST:g}"
+        )
     run = open_run(workdir, data_dir, step, experiment)
     _check(run)
     started, origin = time.monotonic(), records.here()

@@ -12,7 +12,8 @@ from sklearn.svm import LinearSVC
 
 import train
 from eval import features, records
-from eval.features import _check, features_of
+from eval.features import _check, classified, features_of
+from eval.likelihood import with_statistics
 from eval.run import open_run
 from memjax import configs, data
 from memjax.configs import published
@@ -60,6 +61,40 @@ def test_accuracy_is_that_of_the_machine(workdir: Path) -> None:
     assert [one.identity for one in records.load(run.workdir / "results.json")] == [found.identity]
 
 
+def test_features_are_normalised_by_what_is_said(workdir: Path) -> None:
+    run, few = open_run(str(workdir), None), {"regularisation": 1e-3, "seed": 0}
+    for batch_norm in ("pass", "moving_average"):
+        (found,) = features(str(workdir), batch_norm=batch_norm, **few)  # type: ignore[arg-type]
+        with_them, _ = with_statistics(run, batch_norm)
+        of = {
+            name: features_of(with_them, split, "none", 0, 0, 1000)
+            for name, split in run.dataset.splits.items()
+        }
+        assert found.protocol["batch_norm"] == batch_norm
+        assert found.value == pytest.approx(classified(of, run, **few).mean())
+        np.testing.assert_array_equal(
+            np.allclose(of["test"], features_of(run, run.dataset.splits["test"], "none", 0, 0, 99)),
+            batch_norm == "moving_average",
+        )
+
+
+def test_the_published_accuracy_stands_beside_what_was_asked_as_published(
+    workdir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = open_run(str(workdir), None).experiment
+    monkeypatch.setitem(configs.EXPERIMENTS, experiment.name, experiment)
+    monkeypatch.setitem(published.FEATURES, experiment.name, 0.5)
+    few = {"batch_norm": "moving_average"}
+    found = [features(str(workdir), rate, **few)[0].paper for rate in (1e-4, 1e-3)]
+    assert found == [0.5, None]
+
+
+def test_a_model_that_is_given_its_memory_is_refused(workdir: Path) -> None:
+    run = open_run(str(workdir), None)
+    with pytest.raises(InputError, match=r"is given its memory with each batch, expected a model"):
+        _check(dataclasses.replace(run, model=configs.get("vma_few_shot").model))
+
+
 def test_images_are_binarised_by_their_seed(workdir: Path) -> None:
     run = open_run(str(workdir), None)
     split = run.dataset.splits["test"]
@@ -75,8 +110,10 @@ def test_images_are_binarised_by_their_seed(workdir: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"regularisation": 0.0}, "--regularisation: found 0.0, expected more than 0, finite"),
+        ({"regularisation": 0.0}, "--regularisation: found 0, expected 1e-08 to 10000"),
         ({"regularisation": float("inf")}, "--regularisation: found inf"),
+        ({"regularisation": float("nan")}, "--regularisation: found nan"),
+        ({"regularisation": 1e300}, "--regularisation: found 1e+300"),
         ({"batch_size": 0}, "--batch-size: found 0, expected at least 1"),
         ({"batch_norm": "batch"}, "--batch-norm: found 'batch', expected one of"),
         ({"seed": -1}, "--seed: found -1, expected 0 to"),
