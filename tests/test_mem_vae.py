@@ -38,6 +38,7 @@ MODELS = {
     "one layer": tiny.mem_vae(hidden=(6,), slots=(4,), local_reconstruction=(0.3,)),
     "slots above only": tiny.mem_vae(slots=(0, 3)),
     "disabled": tiny.mem_vae(disabled=(0,)),
+    "epsilon": tiny.mem_vae(batch_norm_epsilon=0.5),
 }
 LOCAL = {
     "code": {},
@@ -129,6 +130,17 @@ def test_memory_starts_without_effect(slot_scale: float, attention: Any) -> None
     expected = tiny.terms(tiny.vae(), {**created, "params": kept}, batch, 2)
     found = tiny.terms(model, created, batch, 2)
     np.testing.assert_allclose(found.log_weights, expected.log_weights, rtol=1e-6)
+
+
+@pytest.mark.parametrize("scale", [0.01, 0.1])
+def test_slots_start_at_their_scale(scale: float) -> None:
+    created = tiny.initialise(
+        tiny.mem_vae(slot_scale=scale, slots=(400, 300)), jax.random.key(0), tiny.batch()
+    )
+    for layer in (0, 1):
+        slots = np.asarray(created["params"][f"memory_{layer}"]["slots"])
+        assert slots.std() == pytest.approx(scale, rel=0.1)
+        assert slots.mean() == pytest.approx(0, abs=0.1 * scale)
 
 
 @pytest.mark.parametrize(("composition", "read"), [("elementwise_mlp", 1.0), ("sum", 0.0)])
