@@ -75,7 +75,7 @@ def test_help_of_every_task(command: Command, task: str) -> None:
 @pytest.mark.parametrize("task", OF_SEVERAL)
 def test_several_workdirs_may_be_named_as_one_is(command: Command, task: str) -> None:
     code, _, err = command(task, "nowhere", "neither")
-    assert (code, len(err.splitlines())) == (2, 1) and err.startswith("nowhere")
+    assert (code, len(err.splitlines())) == (2, 1) and err.startswith("error: nowhere")
     for arguments in (("--workdir", "nowhere", "neither"), ("--workdir=nowhere", "neither")):
         assert command(task, *arguments) == (2, "", err)
 
