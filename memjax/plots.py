@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+RADIUS = 0.045  # of a class's circle in a graph, of which the longer side is 1
 IDEAL = "ln of the classes above: "  # begins the name of a line that stands beside another
 
 
@@ -211,8 +212,9 @@ def memory(
 def preferences(by_layer: Mapping[int, np.ndarray], class_names: Sequence[str]) -> "Figure":
     """Which slots classes prefer, and how alike their preferences are; a row for each layer.
 
-    On the right, classes of correlated preferences lie close together, and lines join those whose
-    correlation is above zero, the darker the higher.
+    On the right, classes of correlated preferences lie close together, as far as their circles do
+    not cover each other, and lines join those whose correlation is above zero, the darker the
+    higher.
 
     Args:
         by_layer: layer -> `[classes, M]`, rows that sum to one.
@@ -233,6 +235,8 @@ def preferences(by_layer: Mapping[int, np.ndarray], class_names: Sequence[str]) 
 
 def _correlations(axis: "Axes", found: np.ndarray, names: Sequence[str]) -> None:
     """A graph of classes, by the correlation of their preferences `[classes, M]`."""
+    from matplotlib.patches import Circle
+
     # Between standardised rows the squared distance is 2 (1 - correlation), up to a factor.
     rows = found - found.mean(axis=1, keepdims=True)
     rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float32).tiny)
@@ -241,14 +245,55 @@ def _correlations(axis: "Axes", found: np.ndarray, names: Sequence[str]) -> None
     left, sizes, _ = np.linalg.svd(rows - rows.mean(axis=0), full_matrices=False)
     place = np.zeros((len(rows), 2))
     place[:, : len(sizes)] = (left * sizes)[:, :2]
+    extent = float(np.ptp(place, axis=0).max())
+    # Classes that differ by rounding errors alone are not blown up to the size of the graph.
+    place = apart(place / extent if extent > 1e-6 else place, least=2.2 * RADIUS)
     for i, j in zip(*np.triu_indices(len(names), 1), strict=True):
         if (weight := correlation[i, j]) > 0:
             axis.plot(*place[[i, j]].T, color="tab:blue", alpha=float(min(1.0, weight)), zorder=1)
-    axis.scatter(place[:, 0], place[:, 1], s=180, color="white", edgecolor="black", zorder=2)
     for (x, y), name in zip(place, names, strict=True):
+        axis.add_patch(Circle((x, y), RADIUS, facecolor="white", edgecolor="black", zorder=2))
         axis.text(x, y, name, ha="center", va="center", fontsize=8, zorder=3)
     axis.set_title("correlation of classes")
+    middle = (place.max(axis=0) + place.min(axis=0)) / 2
+    half = max(0.5, float(np.ptp(place, axis=0).max()) / 2) + 1.2 * RADIUS
+    axis.set(xlim=middle[0] + np.array([-half, half]), ylim=middle[1] + np.array([-half, half]))
+    axis.set_aspect("equal")
     axis.set_axis_off()
+
+
+def apart(points: np.ndarray, least: float, rounds: int = 200) -> np.ndarray:
+    """Points moved as little as it takes for no two to be closer than a distance.
+
+    Pairs that are too close are pushed apart one after the other, each point by half of what is
+    missing; points that are apart already stay where they are, unless others are pushed on to them.
+
+    Args:
+        points: `[N, 2]`.
+        least: distance, in their unit.
+        rounds: over all pairs, at most; a crowd that needs more is returned as it is then.
+
+    Returns:
+        `[N, 2]` float64, the same for the same points.
+    """
+    moved = np.array(points, np.float64)
+    for _ in range(rounds):
+        gaps = np.linalg.norm(moved[:, None] - moved[None], axis=-1)
+        pairs = np.argwhere(np.triu(gaps < least, 1))
+        if not len(pairs):
+            break
+        for i, j in pairs:
+            between = moved[j] - moved[i]
+            distance = float(np.linalg.norm(between))
+            if distance < 1e-9 * least:  # on each other: any direction, another for every pair
+                between = np.array([np.cos(i + 2.0 * j), np.sin(i + 2.0 * j)])
+            else:
+                between /= distance
+            # A little more than is missing, so that the rounds come to an end.
+            push = max(0.0, 1.02 * least - distance) / 2 * between
+            moved[i] -= push
+            moved[j] += push
+    return moved
 
 
 def _image(axis: "Axes", image: np.ndarray) -> None:

@@ -142,3 +142,27 @@ def test_lines_are_whole_and_ideals_dashed() -> None:
     assert [line.get_linestyle() for line in axis.get_lines()] == ["-", "--"]
     assert axis.get_ylim()[1] > 900 and axis.get_xscale() == "log"
     assert (axis.get_xlabel(), axis.get_ylabel()) == ("classes", "NLL, nats")
+
+
+def test_points_that_are_apart_stay_where_they_are() -> None:
+    points = np.array([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    np.testing.assert_array_equal(plots.apart(points, least=1.0), points)
+    assert plots.apart(np.zeros((1, 2)), least=1.0).tolist() == [[0, 0]]
+
+
+def test_two_points_too_close_are_pushed_apart_along_their_line() -> None:
+    points = np.array([[1.0, 1.0], [1.3, 1.4], [9.0, 9.0]])
+    found = plots.apart(points, least=1.0)
+    np.testing.assert_array_equal(found[2], points[2])
+    np.testing.assert_allclose(found[:2].mean(axis=0), points[:2].mean(axis=0))
+    np.testing.assert_allclose((found[1] - found[0]) / np.array([0.6, 0.8]), [1.02, 1.02])
+    assert points[1].tolist() == [1.3, 1.4]  # a new array
+
+
+@pytest.mark.parametrize("count", [2, 10, 50])
+def test_points_on_each_other_become_a_crowd(count: int) -> None:
+    found = plots.apart(np.ones((count, 2)), least=0.1)
+    gaps = np.linalg.norm(found[:, None] - found[None], axis=-1)[np.triu_indices(count, 1)]
+    assert gaps.min() >= 0.1
+    assert np.linalg.norm(found - 1, axis=1).max() < 0.1 * np.sqrt(count) + 0.1
+    np.testing.assert_array_equal(found, plots.apart(np.ones((count, 2)), least=0.1))
