@@ -6,7 +6,7 @@ import io
 import logging
 import time
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import numpy as np
@@ -24,6 +24,9 @@ from .likelihood import with_statistics
 from .options import check_at_least, check_choice, check_seeds
 from .records import Record
 from .run import Own, Run, Step, open_run, said_of_images
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 TOP = 3  # slots that are shown of each class
 
@@ -49,14 +52,17 @@ def slots(
     disabled layer reads ones in place of its memory, or zeros where that is added. Writes into the
     workdir:
 
+    - slots_disabled.png: the same samples with the memory of each layer, and of all, disabled.
+
+    And of images with labels:
+
     - slots.png: preferences of classes for slots, and classes placed by the correlation of their
       preferences; slots_<layer>.csv: the same preferences as numbers.
     - slots_top.png: the image of each of the three slots that a class prefers;
       slots_top.csv: which they are.
-    - slots_disabled.png: the same samples with the memory of each layer, and of all, disabled.
 
     Args:
-        workdir: of a training run of a model with slots, on images with labels.
+        workdir: of a training run of a model with slots.
         num_samples: importance samples for what disabling a layer costs.
         max_images: test images for the same, evenly spaced.
         data_dir: folder with <dataset>.npz files.
@@ -73,8 +79,7 @@ def slots(
         test images, see `memory.usage`; `nll_cost` in nats for each disabled set of layers.
 
     Raises:
-        InputError: images without labels, a model without slots, or anything else wrong with an
-            option or the run.
+        InputError: a model without slots, or anything else wrong with an option or the run.
 
     Source: Li, Zhu and Zhang 2016, section 5.2 (figure 3), appendices C (figure 6) and D (figure 7,
     table 4).
@@ -89,9 +94,6 @@ def slots(
     check_choice("batch_norm", batch_norm, ("pass", "moving_average"))
     run = open_run(workdir, data_dir, step, experiment)
     layers = layers_with_slots(run)
-    labels = run.dataset.splits["test"].labels
-    if labels is None:
-        raise InputError(f"{run.dataset.name}: has no labels, expected images with labels")
     started, origin = time.monotonic(), records.here()
     records.check_file(run.workdir / workdirs.RESULTS)
     run, statistics = with_statistics(run, batch_norm)
@@ -103,13 +105,13 @@ def slots(
         "evaluation_seed": seed,
     }
     preferences = preferences_of(run, layers, binarisation_seed, seed, batch_size)
-    by_class = {layer: averaged(found, labels) for layer, found in preferences.items()}
     written = _usage(run, preferences, protocol, origin)
     written += _cost(run, layers, num_samples, max_images, batch_size, chunk_size, protocol, origin)
     seconds = round(time.monotonic() - started, 1)
     written = [dataclasses.replace(one, seconds=seconds) for one in written]
     records.add(run.workdir / workdirs.RESULTS, written)
-    _draw(run, by_class, np.unique(labels), seed)
+    _picture(plots.panels(panels_disabled(run, layers, seed)), run.workdir / "slots_disabled.png")
+    _draw_classes(run, preferences)
     for one in written:
         logger.info("%s of layer %s: %.3f", one.metric, layers_of(one), one.value)
     return written
@@ -234,16 +236,16 @@ def _sets(layers: tuple[int, ...]) -> list[tuple[int, ...]]:
     return [*((layer,) for layer in layers), *([layers] if len(layers) > 1 else [])]
 
 
-def _draw(run: Run, by_class: dict[int, np.ndarray], classes: np.ndarray, seed: int) -> None:
-    names = [str(one) for one in classes]
-    pictures = {
-        "slots.png": plots.preferences(by_class, names),
-        "slots_top.png": _top_slots(run, by_class, names),
-        "slots_disabled.png": plots.panels(_disabled(run, tuple(by_class), seed)),
-    }
-    for name, figure in pictures.items():
-        save_figure(figure, run.workdir / name)
-        print(run.workdir / name)
+def _draw_classes(run: Run, preferences: dict[int, np.ndarray]) -> None:
+    """The pictures and numbers of classes, where there are any."""
+    labels = run.dataset.splits["test"].labels
+    if labels is None:
+        logger.info("%s has no labels: no pictures and CSVs of its classes", run.dataset.name)
+        return
+    by_class = {layer: averaged(found, labels) for layer, found in preferences.items()}
+    names = [str(one) for one in np.unique(labels)]
+    _picture(plots.preferences(by_class, names), run.workdir / "slots.png")
+    _picture(_top_slots(run, by_class, names), run.workdir / "slots_top.png")
     for layer, found in by_class.items():
         numbers = (f"{one:.6g}" for one in found.reshape(-1))
         rows = zip(names, np.reshape(list(numbers), found.shape).tolist(), strict=True)
@@ -251,7 +253,7 @@ def _draw(run: Run, by_class: dict[int, np.ndarray], classes: np.ndarray, seed: 
         _write_csv(run.workdir / f"slots_{layer}.csv", [head, *([name, *of] for name, of in rows)])
 
 
-def _top_slots(run: Run, by_class: dict[int, np.ndarray], names: list[str]) -> Any:
+def _top_slots(run: Run, by_class: dict[int, np.ndarray], names: list[str]) -> "Figure":
     """A picture of the slots that each class prefers, which are written down too."""
     rows, shown, titles = [["layer", "class", "rank", "slot", "preference"]], [], []
     for layer, found in by_class.items():
@@ -269,18 +271,45 @@ def _top_slots(run: Run, by_class: dict[int, np.ndarray], names: list[str]) -> A
     return plots.grid(np.stack(shown), titles, names, "", "class")
 
 
-def _disabled(run: Run, layers: tuple[int, ...], seed: int) -> dict[str, np.ndarray]:
-    """Samples of the same z with the memory whole, and disabled."""
+def panels_disabled(
+    run: Run, layers: tuple[int, ...], seed: int, num_images: int = 64
+) -> dict[str, np.ndarray]:
+    """Samples of the same z with the memory whole, and disabled.
+
+    Args:
+        run: of a model with slots, none of them disabled.
+        layers: of the decoder, that read slots.
+        seed: of the samples.
+        num_images: N in each panel.
+
+    Returns:
+        Title -> means `[N, H, W, C]` of p(x | z): the whole memory, then each of the layers
+        disabled, then all of them.
+    """
     key = training.stream(seed, "samples")
     panels = {}
     for disabled in ((), *_sets(layers)):
         model = run.model.clone(disabled=disabled)
         means = jax.jit(
-            lambda variables, model=model: sampling.generate(model, variables, key, 64).means
+            lambda variables, model=model: (
+                sampling.generate(model, variables, key, num_images).means
+            )
         )(run.variables)
-        title = f"{' and '.join(map(str, disabled))} disabled" if disabled else "whole memory"
-        panels[title] = np.asarray(means)
+        panels[_title(disabled)] = np.asarray(means)
     return panels
+
+
+def _title(disabled: tuple[int, ...]) -> str:
+    """What is disabled, in words: `layers 0, 1 and 2 disabled`."""
+    if not disabled:
+        return "whole memory"
+    *first, last = map(str, disabled)
+    return f"layers {', '.join(first)} and {last} disabled" if first else f"layer {last} disabled"
+
+
+def _picture(figure: "Figure", path: epath.Path) -> None:
+    save_figure(figure, path)
+    print(path)
 
 
 def _write_csv(path: epath.Path, rows: Sequence[Sequence[Any]]) -> None:

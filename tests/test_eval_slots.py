@@ -2,21 +2,36 @@
 
 import csv
 import dataclasses
+import itertools
+import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 import train
 from eval import likelihood, records, slots
-from eval.run import open_run
-from eval.slots import averaged, layers_with_slots, preferences_of
-from memjax import plots
+from eval.activations import activations_of
+from eval.likelihood import with_statistics
+from eval.run import Run, open_run
+from eval.slots import (
+    _title,
+    _top_slots,
+    _usage,
+    averaged,
+    layers_with_slots,
+    panels_disabled,
+    preferences_of,
+)
+from memjax import data, plots, sampling, training
 from memjax.errors import InputError
+from memjax.memory import usage
 from tests import eval_runs, runs
 
 OPTIONS: dict[str, Any] = {"num_samples": 7, "max_images": 20, "chunk_size": 3, "batch_size": 11}
@@ -124,11 +139,102 @@ def test_cost_is_the_difference_of_two_likelihoods(
     assert cost["[1]"].num_images == 20
 
 
-def test_images_without_labels(tmp_path: Path) -> None:
+def test_usage_is_of_the_mean_over_all_images(workdir: Path) -> None:
+    # Each image reads one slot alone, all of them together three of four.
+    preferences = np.array([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 2, 0]], np.float64)
+    found = _usage(open_run(str(workdir), None), {1: preferences}, {}, {})
+    said = {one.metric: one for one in found}
+    mean = np.array([0.25, 0.25, 0.5])
+    assert said["slot_entropy"].value == pytest.approx(-(mean * np.log(mean)).sum())
+    assert said["dead_slots"].value == 0.25
+    assert all((one.num_images, one.protocol["layer"]) == (3, 1) for one in found)
+
+
+@pytest.mark.parametrize("batch_norm", ["pass", "moving_average"])
+def test_statistics_and_seeds_are_those_asked_for(workdir: Path, batch_norm: Any) -> None:
+    options = {**OPTIONS, "batch_norm": batch_norm, "binarisation_seed": 4, "seed": 3}
+    written = {
+        (one.metric, str(one.protocol.get("layer", one.protocol.get("disabled")))): one.value
+        for one in slots(str(workdir), **options)
+    }
+    opened = open_run(str(workdir), None)
+
+    def entropy(run: Run, binarisation_seed: int, seed: int) -> float:
+        mean = preferences_of(run, (0,), binarisation_seed, seed, batch_size=11)[0].mean(axis=0)
+        return usage(mean / mean.sum())["entropy_posterior"]
+
+    run = with_statistics(opened, batch_norm)[0]
+    other = "moving_average" if batch_norm == "pass" else "pass"
+    assert written["slot_entropy", "0"] == entropy(run, 4, 3)
+    others = [(with_statistics(opened, other)[0], 4, 3), (run, 5, 3), (run, 4, 2)]
+    assert written["slot_entropy", "0"] not in [entropy(*one) for one in others]
+
+
+def test_preferences_are_of_binarised_images(workdir: Path) -> None:
+    run = open_run(str(workdir), None)
+    split = run.dataset.splits["test"]
+    key = training.stream(4, "evaluation_binarisation")
+    index = jnp.arange(len(split))
+    pixels = data.prepare_images(split.images, index, key, "fixed", run.dataset.maximum)
+    assert set(np.unique(pixels)) == {0, 1}
+    images = (np.asarray(pixels) * run.dataset.maximum).astype(np.uint8)
+    black_and_white = dataclasses.replace(split, images=images)
+    expected = activations_of(run, black_and_white, ["h_a.0"], "none", 0, 0, 250)["h_a.0"]
+    found = preferences_of(run, (0,), 4, 0, batch_size=250)[0]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    grey = activations_of(run, split, ["h_a.0"], "none", 0, 0, 250)["h_a.0"]
+    assert not np.allclose(found, grey, rtol=1e-3)
+
+
+def test_panels_are_of_the_same_samples_with_some_memory_disabled(workdir: Path) -> None:
+    run = open_run(str(workdir), None)
+    found = panels_disabled(run, (0, 1), 5, num_images=9)
+    titles = {
+        "whole memory": (),
+        "layer 0 disabled": (0,),
+        "layer 1 disabled": (1,),
+        "layers 0 and 1 disabled": (0, 1),
+    }
+    assert list(found) == list(titles)
+    key = training.stream(5, "samples")
+    for title, disabled in titles.items():
+        model = run.model.clone(disabled=disabled)
+        expected = sampling.generate(model, run.variables, key, 9).means
+        np.testing.assert_allclose(found[title], expected, rtol=1e-4, atol=1e-6)
+    for one, other in itertools.combinations(found.values(), 2):
+        assert not np.allclose(one, other, rtol=1e-3)
+
+
+def test_panels_of_three_layers_are_named() -> None:
+    assert _title((0, 1, 2)) == "layers 0, 1 and 2 disabled"
+
+
+def test_top_slots_are_drawn_of_their_layers(workdir: Path) -> None:
+    run = open_run(str(workdir), None)
+    by_class = {0: np.array([[0.1, 0.6, 0.3], [0.5, 0.2, 0.3]]), 1: np.array([[0.3, 0.7]] * 2)}
+    (axis,) = _top_slots(run, by_class, ["a", "b"]).axes
+    first, second = (
+        np.asarray(run.model.apply(run.variables, layer, method="slot_images")) for layer in (0, 1)
+    )
+    rows = [first[[1, 0]], first[[2, 2]], first[[0, 1]], second[[1, 1]], second[[0, 0]]]
+    (shown,) = axis.get_images()
+    np.testing.assert_array_equal(shown.get_array(), plots.tile(np.concatenate(rows), columns=2))
+    titles = [text.get_text() for text in axis.get_yticklabels()]
+    assert titles == ["layer 0, 1.", "layer 0, 2.", "layer 0, 3.", "layer 1, 1.", "layer 1, 2."]
+
+
+def test_images_without_labels(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     images = runs.write_images(tmp_path)
-    train.run(runs.experiment(images, num_epochs=1), str(tmp_path / "run"))
-    with pytest.raises(InputError, match="has no labels, expected images with labels"):
-        slots(str(tmp_path / "run"))
+    workdir = tmp_path / "run"
+    train.run(runs.experiment(images, num_epochs=1), str(workdir))
+    with caplog.at_level(logging.INFO, "memjax"):
+        written = slots(str(workdir), **OPTIONS)
+    assert [one.metric for one in written] == ["slot_entropy", "dead_slots"] * 2 + ["nll_cost"] * 3
+    assert len(records.load(epath.Path(workdir / "results.json"))) == len(written)
+    made = {path.name for path in workdir.iterdir() if path.suffix in (".png", ".csv")}
+    assert made == {"slots_disabled.png"}
+    said = [one.getMessage() for one in caplog.records if "labels" in one.getMessage()]
+    assert said == [f"{images} has no labels: no pictures and CSVs of its classes"]
 
 
 @pytest.mark.parametrize(
@@ -166,8 +272,19 @@ def test_classes_alike_lie_close_together() -> None:
     graph = figure.axes[1]
     places = {text.get_text(): np.array(text.get_position()) for text in graph.texts}
     near = np.linalg.norm(places["a"] - places["b"])
-    assert near < np.linalg.norm(places["a"] - places["c"]) / 10
+    assert 2 * plots.RADIUS < near < np.linalg.norm(places["a"] - places["c"]) / 5
     assert len(graph.lines) == 1  # a and b alone are correlated
+
+
+def test_circles_of_the_same_classes_do_not_cover_each_other() -> None:
+    rows = np.repeat(np.random.default_rng(0).random((2, 7)), 5, axis=0)
+    graph = plots.preferences({0: rows}, list("abcdefghij")).axes[1]
+    places = np.array([text.get_position() for text in graph.texts])
+    gaps = np.linalg.norm(places[:, None] - places[None], axis=-1)[np.triu_indices(10, 1)]
+    assert gaps.min() > 2 * plots.RADIUS
+    assert [circle.get_radius() for circle in graph.patches] == [plots.RADIUS] * 10
+    for limits, along in zip((graph.get_xlim(), graph.get_ylim()), places.T, strict=True):
+        assert limits[0] < along.min() - plots.RADIUS and along.max() + plots.RADIUS < limits[1]
 
 
 @pytest.mark.parametrize("shape", [(1, 5), (4, 1), (1, 1), (2, 2)])
