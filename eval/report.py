@@ -28,7 +28,7 @@ from .options import check_pictured, check_seeds
 from .records import Record
 from .run import Run, Step, open_run, trained
 from .samples import pictures
-from .slots import averaged, preferences_of
+from .slots import averaged, panels_disabled, preferences_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -143,7 +143,7 @@ def results(found: Iterable[Record], step: int) -> list[tuple[str, ...]]:
         (
             one.metric,
             _value(one),
-            "-" if one.paper is None else f"{one.paper:g}",
+            _paper(one),
             ", ".join(f"{k} {v}" for k, v in one.protocol.items() if k not in _COMMON),
             one.task,
             one.split,
@@ -158,6 +158,14 @@ def results(found: Iterable[Record], step: int) -> list[tuple[str, ...]]:
 def _value(one: Record) -> str:
     error = "" if one.stderr is None else f" ± {one.stderr:.3g}"
     return f"{one.value:.6g}{error}"
+
+
+def _paper(one: Record) -> str:
+    """The published value, and for how long the paper trained where that is known."""
+    if one.paper is None:
+        return "-"
+    epochs = "" if one.paper_epochs is None else f" ({one.paper_epochs:,} epochs)"
+    return f"{one.paper:g}{epochs}"
 
 
 def _curves(runs: list[Run]) -> list[Picture]:
@@ -200,7 +208,16 @@ def _pictures(run: Run, num_images: int, seed: int) -> list[Picture]:
         else:
             caption = "targets with q(a | x) and the entries it prefers; samples that share one"
             made.append(_picture(picture_of_memory(run, draw, "test", seed), caption))
-    layers = [i for i, count in enumerate(_slots(run)) if count]
+    return made + _pictures_of_slots(run, num_images, seed)
+
+
+def _pictures_of_slots(run: Run, num_images: int, seed: int) -> list[Picture]:
+    """What a memory of slots is for: samples without it, and the classes that prefer which."""
+    layers = tuple(i for i, count in enumerate(_slots(run)) if count)
+    made = []
+    if layers and not run.model.disabled:
+        figure = plots.panels(panels_disabled(run, layers, seed, num_images), abreast=2)
+        made.append(_picture(figure, "the same samples with the memory whole, and disabled"))
     labels = run.dataset.splits["test"].labels
     if layers and labels is not None:
         found = preferences_of(run, layers, 0, seed, 1000)

@@ -1,6 +1,7 @@
 """eval report: one page that says what was found, needs nothing else, and fits a phone."""
 
 import base64
+import dataclasses
 import html
 import html.parser
 import json
@@ -11,18 +12,30 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from etils import epath
+from PIL import Image
 
+import train
 from eval import records, report
+from eval.likelihood import with_statistics
 from eval.records import Record
-from eval.report import HEAD, _points, results
+from eval.report import HEAD, _pictures, _points, results
 from eval.run import open_run
+from eval.samples import pictures
+from eval.slots import panels_disabled
+from memjax import plots
 from memjax.errors import InputError
-from tests import eval_runs
+from tests import eval_runs, runs
 from tests.eval_records import record
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+CHROMIUMS = (
+    *("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome"),
+    *("headless_shell", "chrome-headless-shell"),
+)
+CHROMIUM = next(filter(None, map(shutil.which, CHROMIUMS)), None)
+HEIGHT = 844
 
 
 class Page(html.parser.HTMLParser):
@@ -85,8 +98,8 @@ def test_page_shows_results_pictures_and_configuration(
     sessions = json.loads((workdir / "sessions.json").read_text())
     assert sessions[0]["hardware"] in found.cells
     images = [attributes for tag, attributes in found.tags if tag == "img"]
-    # Bounds of both; of each its pictures and the preferences of its slots.
-    assert len(images) == 1 + 2 * 2
+    # Bounds of both; of each its pictures, samples without memory, preferences of its slots.
+    assert len(images) == 1 + 2 * 3
     for attributes in images:
         kind, _, data = str(attributes["src"]).partition(",")
         assert kind == "data:image/png;base64"
@@ -109,16 +122,17 @@ def test_page_needs_nothing_else(page: Path) -> None:
 
 
 def test_rows_are_of_the_step_and_say_what_they_are_of() -> None:
+    unknown = {"stderr": None, "num_samples": None, "paper_epochs": None}
     of_mask = record(task="imputation", metric="mse", protocol={"mask": "half", "split_seed": 0})
     found = [
         record(steps=7, value=-86.123456789),
         record(steps=8),
         record(steps=7, metric="iwae_bound", value=None),
-        *[Record(**{**vars(of_mask), "steps": 7, "stderr": None, "num_samples": None})],
+        *[Record(**{**vars(of_mask), "steps": 7, **unknown})],
     ]
     rows = [dict(zip(HEAD, row, strict=True)) for row in results(found, 7)]
     assert [(row["metric"], row["value"], row["paper"]) for row in rows] == [
-        ("log_likelihood", "-86.1235 ± 0.25", "-85.67"),
+        ("log_likelihood", "-86.1235 ± 0.25", "-85.67 (3,000 epochs)"),
         ("mse", "-86", "-85.67"),
     ]
     assert (rows[1]["of"], rows[1]["samples"]) == ("mask half", "-")
@@ -155,23 +169,32 @@ def test_options_that_cannot_be(options: dict[str, Any], said: str) -> None:
     assert str(caught.value) == said
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
-@pytest.mark.parametrize("width", [360, 1200])
-def test_pictures_load_and_nothing_overflows(page: Path, tmp_path: Path, width: int) -> None:
-    measure = """<script>document.title = JSON.stringify({
-        shown: [...document.images].every(one => one.naturalWidth > 0),
-        width: document.documentElement.scrollWidth, view: window.innerWidth})</script>"""
-    # In a frame, since a window of Chromium is never narrower than 500 pixels.
-    copy, frame = tmp_path / "copy.html", tmp_path / "frame.html"
+def screenshot(page: Path, folder: Path, width: int, dark: bool) -> tuple[np.ndarray, Any]:
+    """A window `[HEIGHT, width, 3]` of a page, and what the page says of itself in it."""
+    measure = """<script>
+        for (const one of document.querySelectorAll("details")) one.open = true;
+        document.title = JSON.stringify({
+            shown: [...document.images].map(one => one.naturalWidth > 0),
+            dark: matchMedia("(prefers-color-scheme: dark)").matches,
+            width: document.documentElement.scrollWidth, view: innerWidth})</script>"""
+    # In a frame, since a window of Chromium lays out nothing in less than 500 pixels. A frame has
+    # the scheme of what it is in.
+    copy, frame, picture = (folder / name for name in ("copy.html", "frame.html", "page.png"))
     copy.write_text(page.read_text().replace("</body>", f"{measure}</body>"))
     frame.write_text(
-        f"<iframe src='copy.html' width={width} height=900 style='border:0' "
+        "<!doctype html><style>:root { color-scheme: light dark } body { margin: 0 }</style>"
+        f"<iframe src='copy.html' width={width} height={HEIGHT} style='border:0; display:block' "
         "onload='document.title = this.contentDocument.title'></iframe>"
     )
+    quiet = ("gpu", "quic", "background-networking", "component-update", "sync")
     dom = subprocess.run(
         [
-            *(str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"),
-            *("--allow-file-access-from-files", "--virtual-time-budget=5000", frame.as_uri()),
+            *(str(CHROMIUM), "--headless", "--no-sandbox", "--no-first-run", "--hide-scrollbars"),
+            *(f"--disable-{name}" for name in quiet),
+            *(f"--user-data-dir={folder / 'profile'}", "--allow-file-access-from-files"),
+            f"--blink-settings=preferredColorScheme={0 if dark else 1}",
+            *(f"--window-size={width},{HEIGHT}", "--virtual-time-budget=5000"),
+            *("--dump-dom", f"--screenshot={picture}", frame.as_uri()),
         ],
         capture_output=True,
         text=True,
@@ -180,10 +203,24 @@ def test_pictures_load_and_nothing_overflows(page: Path, tmp_path: Path, width: 
     ).stdout
     title = re.search("<title>(.*?)</title>", dom)
     assert title is not None, dom[:500]
-    found = json.loads(html.unescape(title[1]))
-    assert found["shown"]
-    assert found["view"] == width
+    with Image.open(picture) as image:
+        return np.asarray(image.convert("RGB")), json.loads(html.unescape(title[1]))
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason=f"none of {', '.join(CHROMIUMS)} is installed")
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [390, 1280])
+def test_pictures_load_and_nothing_overflows(
+    page: Path, tmp_path: Path, width: int, dark: bool
+) -> None:
+    shown, found = screenshot(page, tmp_path, width, dark)
+    assert found["shown"] and all(found["shown"])
+    assert (found["view"], found["dark"]) == (width, dark)
     assert found["width"] <= width
+    assert shown.shape == (HEIGHT, width, 3)
+    assert len(np.unique(shown.reshape(-1, 3), axis=0)) > 20
+    corner = shown[:8, :8].reshape(-1, 3)
+    assert corner.max() < 64 if dark else corner.min() > 192
 
 
 def test_numbers_that_are_none_are_left_out_of_curves(
@@ -197,3 +234,33 @@ def test_numbers_that_are_none_are_left_out_of_curves(
     path.write_text("\n".join(lines) + "\n")
     run = open_run(str(workdir), None)
     assert [len(points) for points in _points(run, "iwae_bound")] == [1, 1]
+
+
+def test_curves_end_at_the_step_that_is_shown(tmp_path_factory: pytest.TempPathFactory) -> None:
+    workdir = eval_runs.trained(tmp_path_factory.getbasetemp()).workdir
+    for epoch in (1, 2):
+        run = open_run(str(workdir), None, step=epoch * eval_runs.STEPS_PER_EPOCH)
+        assert _points(run, "iwae_bound")[0] == list(range(1, epoch + 1))
+
+
+def test_pictures_are_of_the_pass_over_the_training_set(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    run = open_run(str(eval_runs.trained(tmp_path_factory.getbasetemp()).workdir), None)
+    passed = with_statistics(run, "pass")[0]
+    found = [base64.b64decode(one.png) for one in _pictures(run, 9, 3)]
+    expected, other = (plots.png(plots.panels(pictures(of, 9, 3))) for of in (passed, run))
+    assert found[0] == expected != other
+    without = panels_disabled(passed, (0, 1), 3, 9)
+    assert found[1] == plots.png(plots.panels(without, abreast=2))
+    assert len(found) == 3
+
+
+def test_images_without_labels_have_samples_without_memory(tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    train.run(runs.experiment(runs.write_images(tmp_path), num_epochs=1), str(workdir))
+    run = open_run(str(workdir), None)
+    captions = [one.caption for one in _pictures(run, 5, 0)]
+    assert captions[1:] == ["the same samples with the memory whole, and disabled"]
+    never_whole = dataclasses.replace(run, model=run.model.clone(disabled=(0,)))
+    assert len(_pictures(never_whole, 5, 0)) == 1
