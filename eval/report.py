@@ -41,6 +41,7 @@ PARTS = {
     "entropy_prior": "entropy of p(a)",
     "entropy_posterior": "entropy of mean q(a)",
 }
+REM_PER_INCH = 3.4  # of a figure, at least: text of 10 points is 7.6 pixels high
 HEAD = ("metric", "value", "paper", "of", "task", "split", "images", "samples")
 # Part of every protocol, or of the configuration below; the rest tells rows apart.
 _COMMON = {"split_order", "split_seed", "merge_validation", "image_size", "precision", "changed"}
@@ -48,10 +49,17 @@ _COMMON = {"split_order", "split_seed", "merge_validation", "image_size", "preci
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """A PNG in base64 with what it shows."""
+    """A PNG in base64 with what it shows.
+
+    Attributes:
+        caption: what it shows.
+        png: in base64.
+        least_width: in rem; a narrower window scrolls, since text would be too small to be read.
+    """
 
     caption: str
     png: str
+    least_width: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -233,4 +241,5 @@ def _slots(run: Run) -> tuple[int, ...]:
 
 
 def _picture(figure: "Figure", caption: str) -> Picture:
-    return Picture(caption, base64.b64encode(plots.png(figure)).decode("ascii"))
+    least_width = round(float(figure.get_size_inches()[0]) * REM_PER_INCH, 2)
+    return Picture(caption, base64.b64encode(plots.png(figure)).decode("ascii"), least_width)

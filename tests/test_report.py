@@ -175,6 +175,8 @@ def screenshot(page: Path, folder: Path, width: int, dark: bool) -> tuple[np.nda
         for (const one of document.querySelectorAll("details")) one.open = true;
         document.title = JSON.stringify({
             shown: [...document.images].map(one => one.naturalWidth > 0),
+            inch: Math.min(...[...document.images].map(
+                one => one.clientWidth / (one.naturalWidth / 130))),
             dark: matchMedia("(prefers-color-scheme: dark)").matches,
             width: document.documentElement.scrollWidth, view: innerWidth})</script>"""
     # In a frame, since a window of Chromium lays out nothing in less than 500 pixels. A frame has
@@ -217,6 +219,7 @@ def test_pictures_load_and_nothing_overflows(
     assert found["shown"] and all(found["shown"])
     assert (found["view"], found["dark"]) == (width, dark)
     assert found["width"] <= width
+    assert found["inch"] >= 54  # pixels of a figure's inch: text of 10 points can be read
     assert shown.shape == (HEIGHT, width, 3)
     assert len(np.unique(shown.reshape(-1, 3), axis=0)) > 20
     corner = shown[:8, :8].reshape(-1, 3)
