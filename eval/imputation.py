@@ -64,8 +64,8 @@ def imputation(
         batch_norm: batch takes the statistics of each batch of guesses, as the first paper's code
             does; pass those of the training set in one batch; moving_average those of training.
         seed: of the noise, and of what is missing at random.
-        batch_size: at most so many images together, in batches as equal as can be; part of the
-            answer if batch norm has their statistics.
+        batch_size: most images together, in batches as even as can be; part of the answer if batch
+            norm has their statistics.
 
     Returns:
         Of each run `mse`, the mean squared error of a missing pixel, and `mse_by_pass`.
@@ -84,16 +84,19 @@ def imputation(
         raise InputError("imputation: found no workdirs, expected at least one")
     check_same_images(runs)
     mask, fixed = read_mask(mask, runs[0].dataset.image_shape)
+    batches = in_batches(len(runs[0].dataset.splits["test"]), max_images, batch_size)
     for run in runs:
         run.check_reads_no_context()
+        if batch_norm == "batch":
+            _check_batches(run, batches, batch_size)
         records.check_file(run.workdir / RESULTS)
     path = epath.Path(output) if output else runs[0].workdir / f"imputation_{mask}.png"
     check_writable(path)
     written: list[Record] = []
     panels: dict[str, np.ndarray] = {}
     for run, title in named(runs):
-        chain = Chain(run, mask, fixed, num_passes, batch_norm, seed, batch_size)
-        new, shown = chain.over_images(max_images)
+        chain = Chain(run, mask, fixed, num_passes, batch_norm, seed, batches)
+        new, shown = chain.over_images()
         written += new
         panels |= {"original": shown["original"], "missing": shown["missing"]}
         panels[f"guesses of {title}"] = shown["last"]
@@ -101,6 +104,30 @@ def imputation(
     save_figure(plots.panels(panels), path)
     print(path)
     return written
+
+
+def in_batches(size: int, most: int | None, batch_size: int) -> list[np.ndarray]:
+    """Places `[B]` of the images of each batch, at most `batch_size`, the largest batches first.
+
+    As even as can be: a last batch of what is left over would have statistics of few images.
+
+    Args:
+        size: images of the split.
+        most: so many of them, evenly spaced; all if None.
+        batch_size: B at most.
+    """
+    places = evenly_spaced(size, most)
+    return np.array_split(places, -(-len(places) // batch_size))
+
+
+def _check_batches(run: Run, batches: list[np.ndarray], batch_size: int) -> None:
+    """Raises InputError where batch norm would take the statistics of one image: no variance."""
+    if len(batches[-1]) == 1 and jax.tree.leaves(run.variables.get("batch_stats", {})):
+        count = sum(map(len, batches))
+        raise InputError(
+            f"--batch-norm: found batch with a batch of one image (of {count}, by --batch-size "
+            f"{batch_size}), expected at least 2 images in each, or pass or moving_average"
+        )
 
 
 def read_mask(mask: str, image_shape: tuple[int, int, int]) -> tuple[str, np.ndarray | float]:
@@ -155,9 +182,9 @@ def _mask_of_file(path: str, image_shape: tuple[int, int, int]) -> np.ndarray:
         )
     expected = "expected 0 and, where it is missing, 1"
     if found.dtype.kind not in "biuf":
-        raise InputError(f"{path}: found an array of {found.dtype}, {expected}")
-    if (others := found[~np.isin(found, (0, 1))]).size:
-        raise InputError(f"{path}: found {others[0]}, {expected}")
+        raise InputError(f"{path}: found values of type {found.dtype.name}, {expected}")
+    if (other := found[~np.isin(found, (0, 1))]).size:
+        raise InputError(f"{path}: found the value {other[0]}, {expected}")
     if not found.any():
         raise InputError(f"{path}: leaves no pixel out, expected 1 where one is missing")
     return np.broadcast_to(found.astype(bool).reshape(*image_shape[:2], -1), image_shape)
@@ -174,19 +201,18 @@ class Chain:
         num_passes: int,
         batch_norm: BatchNorm,
         seed: int,
-        batch_size: int,
+        batches: list[np.ndarray],
     ):
-        """What is missing is `fixed`, as `read_mask` says of `mask`."""
+        """What is missing is `fixed`, as `read_mask` says of `mask`; batches as of `in_batches`."""
         of_batch = batch_norm == "batch"
         self._run, said = with_statistics(run, "moving_average" if of_batch else batch_norm)
         of_batch = of_batch and said["batch_norm"] != "none"
-        self._fixed, self._num_passes, self._size = fixed, num_passes, batch_size
-        self._of_batch = of_batch
+        self._fixed, self._num_passes, self._batches = fixed, num_passes, batches
         self._key = training.stream(seed, "imputation")
         self._mask = mask
         self._protocol = {
             **said,
-            **({"batch_norm": "batch"} if of_batch else {}),
+            **({"batch_norm": "batch", "batch_size": len(batches[0])} if of_batch else {}),
             **({"given_labels": True} if getattr(run.model, "num_classes", 0) else {}),
             "mask": mask,
             "passes": num_passes,
@@ -207,61 +233,35 @@ class Chain:
 
         self._over_batch = over_batch
 
-    def over_images(self, max_images: int | None) -> tuple[list[Record], dict[str, np.ndarray]]:
+    def over_images(self) -> tuple[list[Record], dict[str, np.ndarray]]:
         """The records of the run, and the first images: `original`, `missing`, `last` guess."""
         run, started, origin = self._run, time.monotonic(), records.here()
         split = run.dataset.splits["test"]
-        places = evenly_spaced(len(split), max_images)
-        parts = self._parts(places)
+        count = sum(map(len, self._batches))
         found = []
-        shown: list[dict[str, Array]] = []
-        with tqdm(total=len(places), unit="image", disable=None) as bar:
-            for part in parts:
-                index = jnp.asarray(part)
+        shown: list[dict[str, np.ndarray]] = []
+        with tqdm(total=count, unit="image", disable=None) as bar:
+            for places in self._batches:
+                index = jnp.asarray(places)
                 batch = self._batch(split.images, index, split.labels)
                 missing = self._missing(index)
                 last, errors, counts = self._over_batch(run.variables, batch, missing)
                 found.append((np.asarray(errors, np.float64), np.asarray(counts, np.float64)))
                 if sum(len(one["last"]) for one in shown) < SHOWN:
-                    shown.append(
-                        {
-                            "original": batch.images,
-                            "missing": jnp.where(missing, 0.3, batch.images),
-                            "last": last,
-                        }
-                    )
+                    shown.append(_pictured(batch.images, missing, last))
                 bar.update(len(index))
         errors = np.concatenate([one for one, _ in found], axis=-1)
         counts = np.concatenate([one for _, one in found])
         common = {
-            "num_images": len(places),
-            "protocol": {
-                **self._protocol,
-                **({"batch_size": len(parts[0])} if self._of_batch else {}),
-                **said_of_images(len(split), len(places)),
-            },
+            "num_images": count,
+            "protocol": {**self._protocol, **said_of_images(len(split), count)},
             "seconds": round(time.monotonic() - started, 1),
             **origin,
         }
         new = self._records(errors, counts, common)
         records.add(run.workdir / RESULTS, new)
-        return new, {
-            name: np.concatenate([one[name] for one in shown])[:SHOWN] for name in shown[0]
-        }
-
-    def _parts(self, places: np.ndarray) -> list[np.ndarray]:
-        """Batches of at most `batch_size`, none much smaller than others: it would count for less.
-
-        Raises:
-            InputError: a batch of one image, which has no variance.
-        """
-        parts = np.array_split(places, -(-len(places) // self._size))
-        if self._of_batch and len(parts[-1]) == 1:
-            raise InputError(
-                f"--batch-size: found {self._size}, of {len(places)} images a batch of one, "
-                "expected more in each: with --batch-norm batch their statistics are taken"
-            )
-        return parts
+        panels = {name: np.concatenate([one[name] for one in shown])[:SHOWN] for name in shown[0]}
+        return new, panels
 
     def _batch(self, images: np.ndarray, index: Array, labels: np.ndarray | None) -> Batch:
         rows, maximum = np.asarray(index), self._run.dataset.maximum
@@ -300,6 +300,12 @@ class Chain:
             "imputation", "test", "mse_by_pass", x=passes, values=values, **common
         )
         return [mean, curve]
+
+
+def _pictured(images: Array, missing: Array, last: Array) -> dict[str, np.ndarray]:
+    """The first images of a batch: `original`, `missing` in grey, `last` guess."""
+    panels = {"original": images, "missing": jnp.where(missing, 0.3, images), "last": last}
+    return {name: np.asarray(one[:SHOWN]) for name, one in panels.items()}
 
 
 def _error_of_ratio(errors: np.ndarray, counts: np.ndarray) -> float | None:

@@ -1,5 +1,6 @@
 """Imputation: the Markov chain against a loop, masks, and eval imputation."""
 
+import dataclasses
 import shutil
 import sys
 from collections.abc import Iterator
@@ -13,15 +14,15 @@ import pytest
 from PIL import Image
 
 from eval import imputation, records
-from eval.imputation import read_mask
-from eval.likelihood import with_statistics
-from eval.run import evenly_spaced, open_run
+from eval.imputation import in_batches, read_mask
+from eval.run import Run, evenly_spaced, open_run
 from memjax import configs, data, plots, sampling, training
 from memjax.configs import published
 from memjax.errors import InputError
 from memjax.evaluation.imputation import impute, missing_at_random
-from memjax.types import Array, Batch
+from memjax.types import Array, Batch, Variables
 from tests import eval_runs, tiny
+from tests.mem_vae_by_hand import ByHand, Rows, wide
 
 KEY = jax.random.key(3)
 MODEL = tiny.mem_vae()
@@ -153,12 +154,14 @@ def test_masks_that_cannot_be(mask: str, said: str) -> None:
     ("mask", "said"),
     [
         (np.ones((8, 9), bool), "found a mask of (8, 9), expected (8, 8) or (8, 8, 1)"),
-        (np.full((8, 8), 2), "found 2, expected 0 and, where it is missing, 1"),
+        (np.full((8, 8), 2), "found the value 2, expected 0 and, where it is missing, 1"),
+        (np.linspace(0, 1, 64).reshape(8, 8), "found the value 0.0158"),
+        (np.full((8, 8), -1, np.int8), "found the value -1, expected 0"),
         (np.zeros((8, 8)), "leaves no pixel out, expected 1 where one is missing"),
-        (np.full((8, 8), np.nan), "found nan, expected 0"),
-        (np.where(np.eye(8), -0.5, 1.0), "found -0.5, expected 0"),
-        (np.full((8, 8), "x"), "found an array of <U1, expected 0"),
-        (np.ones((8, 8), complex), "found an array of complex128, expected 0"),
+        (np.full((8, 8), np.nan), "found the value nan, expected 0"),
+        (np.full((8, 8), np.inf, np.float16), "found the value inf, expected 0"),
+        (np.full((8, 8), "x"), "found values of type str32, expected 0"),
+        (np.ones((8, 8), complex), "found values of type complex128, expected 0"),
     ],
 )
 def test_files_that_cannot_be_masks(tmp_path: Path, mask: np.ndarray, said: str) -> None:
@@ -175,6 +178,37 @@ def test_file_that_is_no_array(tmp_path: Path, content: bytes) -> None:
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"cannot be read as an \.npy file"):
         read_mask(str(path), (8, 8, 1))
+
+
+# ---- batches
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "sizes"),
+    [
+        (1000, [250]),
+        (250, [250]),
+        (249, [125, 125]),
+        (100, [84, 83, 83]),
+        (125, [125, 125]),
+        (1, [1] * 250),
+    ],
+)
+def test_batches_are_as_even_as_can_be(batch_size: int, sizes: list[int]) -> None:
+    batches = in_batches(250, None, batch_size)
+    assert [len(one) for one in batches] == sizes
+    np.testing.assert_array_equal(np.concatenate(batches), np.arange(250))
+
+
+def test_whole_batches_stay_as_they_are() -> None:
+    for number, batch in enumerate(in_batches(10_000, None, 1000)):
+        np.testing.assert_array_equal(batch, np.arange(1000 * number, 1000 * (number + 1)))
+
+
+def test_batches_of_some_images_are_of_evenly_spaced_ones() -> None:
+    batches = in_batches(250, 50, 30)
+    assert [len(one) for one in batches] == [25, 25]
+    np.testing.assert_array_equal(np.concatenate(batches), np.arange(0, 250, 5))
 
 
 # ---- eval imputation
@@ -209,24 +243,97 @@ def test_runs_are_measured_and_shown(workdirs: list[str]) -> None:
         assert picture.width > 3 * picture.height  # four panels
 
 
+def chain_of(run: Run, variables: Variables, count: int, num_passes: int) -> tuple[Any, ...]:
+    """Grey images whose left half is missing: themselves, the last guesses, `[P, B]` errors."""
+    places = evenly_spaced(250, count)
+    images = data.load("digits").splits["test"].images[places]
+    batch = Batch(jnp.asarray(images, jnp.float32) / run.dataset.maximum, jnp.asarray(places))
+    missing = jnp.zeros((8, 8, 1), bool).at[:, :4].set(True)
+    key = jax.random.fold_in(training.stream(0, "imputation"), 1)
+    last, errors = jax.jit(impute, static_argnums=(0, 5))(
+        run.model, variables, batch, missing, key, num_passes
+    )
+    return np.asarray(batch.images), np.asarray(last), np.asarray(errors, np.float64)
+
+
 def test_error_is_that_of_the_chain(workdirs: list[str]) -> None:
     """Of grey images whose left half is missing, with the statistics of training."""
     found = imputation(
         (workdirs[0],), mask="half", num_passes=3, max_images=20, batch_norm="moving_average"
     )
     run = open_run(workdirs[0], None)
-    places = evenly_spaced(250, 20)
-    images = data.load("digits").splits["test"].images[places]
-    batch = Batch(jnp.asarray(images, jnp.float32) / run.dataset.maximum, jnp.asarray(places))
-    missing = jnp.zeros((8, 8, 1), bool).at[:, :4].set(True)
-    key = jax.random.fold_in(training.stream(0, "imputation"), 1)
-    _, errors = jax.jit(impute, static_argnums=(0, 5))(
-        run.model, run.variables, batch, missing, key, 3
-    )
-    per_image = np.asarray(errors[-1], np.float64) / 32
+    _, _, errors = chain_of(run, run.variables, 20, 3)
+    per_image = errors[-1] / 32
     assert found[0].value == pytest.approx(per_image.mean(), rel=1e-4)
     assert found[0].stderr == pytest.approx(per_image.std(ddof=1) / np.sqrt(20), rel=1e-4)
     assert "batch_size" not in found[0].protocol
+
+
+class Moments(ByHand):
+    """Keeps the mean and variance of each hidden layer before it is normalised."""
+
+    def __init__(self, run: Run):
+        super().__init__(run.model, run.variables, train=True)
+        self.found: dict[str, Any] = {}
+
+    def hidden(self, name: str, h: Rows) -> tuple[Rows, Rows]:
+        p = self.params[name]["dense"]
+        before = (h @ p["kernel"] + p["bias"]).reshape(-1, len(p["bias"]))
+        moments = {"mean": before.mean(axis=0), "variance": before.var(axis=0)}
+        self.found[name] = {"norm": jax.tree.map(jnp.float32, moments)}
+        return super().hidden(name, h)
+
+
+def statistics_by_hand(run: Run) -> Variables:
+    """The variables with the statistics of one pass over the training set of the last epoch."""
+    images = run.dataset.splits["train"].images
+    index, seed = jnp.arange(len(images)), run.experiment.seed
+    drawn = training.binarisation_key(seed, eval_runs.EPOCHS - 1)
+    pixels = data.prepare_images(
+        jnp.asarray(images), index, drawn, "every_epoch", run.dataset.maximum
+    )
+    by_hand = Moments(run)
+    mean, log_variance, _ = by_hand.encode(wide(pixels))
+    keys = sampling.example_keys(training.stream(seed, "statistics"), index)[None]
+    by_hand.decode(by_hand.draw(keys, mean, log_variance))
+    return {**run.variables, "batch_stats": by_hand.found}
+
+
+def test_pass_takes_the_statistics_of_the_training_set(workdirs: list[str]) -> None:
+    found = imputation((workdirs[0],), "half", 3, max_images=20, batch_norm="pass")[0]
+    run = open_run(workdirs[0], None)
+    variables = statistics_by_hand(run)
+    assert jax.tree.structure(variables["batch_stats"]) == jax.tree.structure(
+        run.variables["batch_stats"]
+    )
+    _, _, errors = chain_of(run, variables, 20, 3)
+    assert found.value == pytest.approx(errors[-1].mean() / 32, rel=1e-3)
+    _, _, others = chain_of(run, run.variables, 20, 3)
+    assert found.value != pytest.approx(others[-1].mean() / 32, rel=1e-2)
+    assert found.protocol["batch_norm"] == "pass"
+
+
+def test_picture_shows_the_first_images_and_their_guesses(
+    workdirs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: dict[str, np.ndarray] = {}
+
+    def panels(titled: dict[str, np.ndarray]) -> Any:
+        shown.update(titled)
+        return drawn(titled)
+
+    drawn = plots.panels
+    monkeypatch.setattr(plots, "panels", panels)
+    # Ten batches of seven: the last one that is shown is shown in part.
+    imputation((workdirs[0],), "half", 2, 70, batch_norm="moving_average", batch_size=7)
+    run = open_run(workdirs[0], None)
+    images, last, _ = chain_of(run, run.variables, 70, 2)
+    original, missing, guesses = shown.values()
+    np.testing.assert_allclose(original, images[:64])
+    np.testing.assert_allclose(missing[:, :, 4:], images[:64, :, 4:])
+    np.testing.assert_allclose(missing[:, :, :4], 0.3, rtol=1e-6)
+    np.testing.assert_allclose(guesses, last[:64], rtol=1e-3, atol=1e-4)
+    assert np.abs(guesses - original)[:, :, :4].mean() > 0.05
 
 
 def test_batches_matter_with_their_statistics_alone(workdirs: list[str]) -> None:
@@ -237,78 +344,74 @@ def test_batches_matter_with_their_statistics_alone(workdirs: list[str]) -> None
 
     fixed = mse(batch_norm="pass", batch_size=7)
     assert fixed == pytest.approx(mse(batch_norm="pass", batch_size=30), rel=1e-5)
-    assert mse(batch_size=7) != pytest.approx(mse(batch_size=30), rel=1e-3)
+    halves = mse(batch_size=15)
+    assert halves != pytest.approx(mse(batch_size=30), rel=1e-3)
+    # Not 29 images together and one alone.
+    assert mse(batch_size=29) == pytest.approx(halves, rel=1e-6)
 
 
-def test_batches_are_as_equal_as_can_be(workdirs: list[str]) -> None:
-    """A small one at the end would count for less and have statistics of few images."""
-    found = [imputation((workdirs[0],), "half", 2, 30, batch_size=size)[0] for size in (15, 29)]
-    assert [one.protocol["batch_size"] for one in found] == [15, 15]
-    assert found[0].value == found[1].value
-    for options in ({"batch_size": 1}, {"batch_size": 2}, {"max_images": 1}):
-        with pytest.raises(
-            InputError, match=r"^--batch-size: found \d+, of \d images a batch of one"
-        ):
-            imputation((workdirs[0],), **{"mask": "half", "max_images": 3, **options})
-    alone = imputation((workdirs[0],), "half", 1, 3, batch_size=1, batch_norm="moving_average")
-    assert "batch_size" not in alone[0].protocol
-
-
-@pytest.mark.parametrize("size", [7, 1000])
-def test_the_picture_shows_the_first_images_of_all_batches(
-    workdirs: list[str], monkeypatch: pytest.MonkeyPatch, size: int
+@pytest.mark.parametrize(
+    ("max_images", "batch_size", "said"),
+    [
+        (None, 1, "of 250, by --batch-size 1"),
+        (1, 1000, "of 1, by --batch-size 1000"),
+        (3, 2, "of 3, by --batch-size 2"),
+    ],
+)
+def test_no_statistics_are_taken_of_one_image(
+    workdirs: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    max_images: int | None,
+    batch_size: int,
+    said: str,
 ) -> None:
-    shown: dict[str, np.ndarray] = {}
-    monkeypatch.setattr(plots, "panels", lambda panels: shown.update(panels) or panels)
-    monkeypatch.setattr(sys.modules["eval.imputation"], "save_figure", lambda *_: None)
-    imputation((workdirs[0],), "half", 2, 100, batch_size=size, batch_norm="moving_average")
-    original, missing, guesses = shown.values()
-    images = data.load("digits").splits["test"].images[evenly_spaced(250, 100)[:64]]
-    np.testing.assert_allclose(original * 16, images, rtol=1e-6)
-    np.testing.assert_allclose(missing[:, :, :4], 0.3)
-    np.testing.assert_array_equal(missing[:, :, 4:], original[:, :, 4:])
-    np.testing.assert_array_equal(guesses[:, :, 4:], original[:, :, 4:])
-    assert (guesses[:, :, :4] != original[:, :, :4]).any(axis=(1, 2, 3)).all()
-
-
-def test_statistics_of_a_pass_are_those_of_the_training_images(workdirs: list[str]) -> None:
-    few = {"mask": "half", "num_passes": 2, "max_images": 20}
-    found = imputation((workdirs[0],), batch_norm="pass", **few)[0]
-    run, _ = with_statistics(open_run(workdirs[0], None), "pass")
-    kept = open_run(workdirs[0], None)
-    assert not np.allclose(
-        *(jax.tree.leaves(one.variables["batch_stats"])[0] for one in (run, kept))
+    monkeypatch.delattr(sys.modules["eval.imputation"], "Chain")
+    with pytest.raises(InputError) as caught:
+        imputation(tuple(workdirs), "half", 1, max_images, batch_size=batch_size)
+    assert str(caught.value) == (
+        f"--batch-norm: found batch with a batch of one image ({said}), expected at least 2 images "
+        "in each, or pass or moving_average"
     )
-    places = jnp.asarray(evenly_spaced(250, 20))
-    images = data.load("digits").splits["test"].images[np.asarray(places)]
-    batch = Batch(jnp.asarray(images, jnp.float32) / run.dataset.maximum, places)
-    missing = jnp.zeros((8, 8, 1), bool).at[:, :4].set(True)
-    key = jax.random.fold_in(training.stream(0, "imputation"), 1)
-    for one, alike in ((run, True), (kept, False)):
-        _, errors = jax.jit(impute, static_argnums=(0, 5))(
-            one.model, one.variables, batch, missing, key, 2
-        )
-        per_image = np.asarray(errors[-1], np.float64) / 32
-        assert (found.value == pytest.approx(per_image.mean(), rel=1e-4)) is alike
 
 
-def test_the_published_value_stands_beside_what_was_asked_as_published(
+@pytest.mark.parametrize("batch_norm", ["pass", "moving_average"])
+def test_one_image_will_do_with_other_statistics(workdirs: list[str], batch_norm: Any) -> None:
+    found = imputation((workdirs[0],), "half", 1, 3, batch_norm=batch_norm, batch_size=1)
+    together = imputation((workdirs[0],), "half", 1, 3, batch_norm=batch_norm)
+    assert found[0].value == pytest.approx(together[0].value, rel=1e-5)
+    assert "batch_size" not in found[0].protocol
+
+
+def test_one_image_will_do_without_batch_norm(
     workdirs: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    experiment = open_run(workdirs[0], None).experiment
-    monkeypatch.setitem(configs.EXPERIMENTS, experiment.name, experiment)
-    monkeypatch.setitem(published.IMPUTATION, experiment.name, {"half": 0.25})
-    monkeypatch.setattr(published, "BATCH_OF_TABLE_2", 250)
-    found = [
-        imputation((workdirs[0],), "half", passes, **options)[0].paper
-        for passes, options in ((100, {}), (99, {}), (100, {"max_images": 249}))
-    ]
-    assert found == [0.25, None, None]
+    run = without_batch_norm(open_run(workdirs[0], None))
+    monkeypatch.setattr(sys.modules["eval.imputation"], "open_run", lambda *_: run)
+    (found, _) = imputation((workdirs[0],), "half", 1, 3, batch_size=1)
+    assert found.protocol["batch_norm"] == "none"
+    assert "batch_size" not in found.protocol
+
+
+def without_batch_norm(run: Run) -> Run:
+    model = run.model.clone(batch_norm=False)
+    variables = tiny.initialise(
+        model, jax.random.key(0), Batch(jnp.zeros((2, 8, 8, 1)), jnp.arange(2))
+    )
+    return dataclasses.replace(run, model=model, variables=variables)
+
+
+def test_a_memory_that_is_given_is_refused(
+    workdirs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = dataclasses.replace(open_run(workdirs[0], None), model=configs.get("vma_few_shot").model)
+    monkeypatch.setattr(sys.modules["eval.imputation"], "open_run", lambda *_: run)
+    with pytest.raises(InputError, match="is given its memory with each batch, expected a model"):
+        imputation((workdirs[0],), "half", 1, 4)
 
 
 def test_mask_that_leaves_nothing_out(workdirs: list[str]) -> None:
     with pytest.raises(InputError, match=r"--mask: rand-1e-05 left no pixel out"):
-        imputation((workdirs[0],), "rand-0.00001", 1, 1)
+        imputation((workdirs[0],), "rand-0.00001", 1, 2)
 
 
 def test_a_picture_that_cannot_be_written_is_refused_before_the_work(
@@ -316,7 +419,7 @@ def test_a_picture_that_cannot_be_written_is_refused_before_the_work(
 ) -> None:
     monkeypatch.delattr(sys.modules["eval.imputation"], "Chain")
     with pytest.raises(InputError, match=r"^/dev/null/a.png: cannot be written \(Not a dir"):
-        imputation((workdirs[0],), "half", 1, 1, output="/dev/null/a.png")
+        imputation((workdirs[0],), "half", 1, 2, output="/dev/null/a.png")
 
 
 @pytest.mark.parametrize(
@@ -340,10 +443,47 @@ def test_published_values_are_those_of_table_2() -> None:
     assert published.imputation_mse("mem_vae_mnist", protocol) == 0.1362
     assert published.imputation_mse("vae_ocr", protocol) is None
     for other in (
-        *({"mask": "rect-11"}, {"passes": 10}, {"batch_norm": "pass"}),
-        *({"batch_size": 999}, {"images": "evenly spaced"}),
+        {"mask": "rect-11"},
+        {"passes": 10},
+        {"batch_norm": "pass"},
+        {"batch_size": 7},
+        {"images": "evenly spaced"},
     ):
         assert published.imputation_mse("mem_vae_mnist", {**protocol, **other}) is None
+    del protocol["batch_size"]  # batch norm with other statistics, or none
+    assert published.imputation_mse("mem_vae_mnist", protocol) is None
+
+
+def test_recorded_results_keep_their_published_values() -> None:
+    folder = Path(__file__).parent.parent / "results"
+    for name, values in published.IMPUTATION.items():
+        found = {
+            str(one.protocol["mask"]): one
+            for one in records.load(folder / f"{name}.json")
+            if (one.task, one.metric) == ("imputation", "mse")
+        }
+        assert {mask: one.paper for mask, one in found.items()} == values
+        for one in found.values():
+            assert published.imputation_mse(name, one.protocol) == one.paper
+
+
+def test_the_papers_error_is_recorded_where_it_belongs(
+    workdirs: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As if the paper had evaluated this very experiment, all 250 images in one batch.
+    name = "mem_vae_digits"
+    monkeypatch.setitem(configs.EXPERIMENTS, name, eval_runs.experiment())
+    monkeypatch.setitem(published.IMPUTATION, name, {"half": 0.25})
+    monkeypatch.setitem(published.IMPUTATION_PROTOCOL, "passes", 2)
+    monkeypatch.setitem(published.IMPUTATION_PROTOCOL, "batch_size", 250)
+
+    def papers(**options: Any) -> list[float | None]:
+        return [one.paper for one in imputation((workdirs[0],), "half", 2, **options)]
+
+    assert papers() == [0.25, None]  # the error, and its curve over passes
+    assert papers(batch_size=125) == [None, None]
+    monkeypatch.setitem(published.IMPUTATION_PROTOCOL, "batch_size", 30)
+    assert papers(max_images=30) == [None, None]  # batches of that size, but not all images
 
 
 def test_masks_of_one_name_are_two_results(workdirs: list[str], tmp_path: Path) -> None:

@@ -32,13 +32,13 @@ MODELS = {
     "paper": tiny.mem_vae(),
     "vae": tiny.vae(),
     "without norm": tiny.mem_vae(batch_norm=False),
+    "large epsilon": tiny.mem_vae(batch_norm_epsilon=0.5),  # as large as the variances
     "gaussian": tiny.mem_vae(likelihood="gaussian"),
     "softmax and sum": tiny.mem_vae(attention="softmax", composition="sum"),
     "bare sum": tiny.mem_vae(composition="sum", rectify_composition=False),
     "one layer": tiny.mem_vae(hidden=(6,), slots=(4,), local_reconstruction=(0.3,)),
     "slots above only": tiny.mem_vae(slots=(0, 3)),
     "disabled": tiny.mem_vae(disabled=(0,)),
-    "epsilon": tiny.mem_vae(batch_norm_epsilon=0.5),
 }
 LOCAL = {
     "code": {},
@@ -47,6 +47,7 @@ LOCAL = {
     "own weights": {"local_reconstruction": (0.7, 0.05)},
     "one layer": {"local_reconstruction": (0.0, 0.4)},
     "without norm": {"batch_norm": False},
+    "large epsilon": {"batch_norm_epsilon": 0.5},
     "without slots": {"slots": ()},
 }
 
@@ -132,15 +133,12 @@ def test_memory_starts_without_effect(slot_scale: float, attention: Any) -> None
     np.testing.assert_allclose(found.log_weights, expected.log_weights, rtol=1e-6)
 
 
-@pytest.mark.parametrize("scale", [0.01, 0.1])
-def test_slots_start_at_their_scale(scale: float) -> None:
-    created = tiny.initialise(
-        tiny.mem_vae(slot_scale=scale, slots=(400, 300)), jax.random.key(0), tiny.batch()
-    )
+def test_slots_of_all_layers_start_at_their_scale() -> None:
+    model = tiny.mem_vae(hidden=(200, 100), slots=(400, 300), slot_scale=0.1)
+    params = tiny.initialise(model, jax.random.key(2), tiny.batch())["params"]
     for layer in (0, 1):
-        slots = np.asarray(created["params"][f"memory_{layer}"]["slots"])
-        assert slots.std() == pytest.approx(scale, rel=0.1)
-        assert slots.mean() == pytest.approx(0, abs=0.1 * scale)
+        # Of 30,000 draws or more the deviation of a sample deviation is 0.4 percent of it.
+        np.testing.assert_allclose(jnp.std(params[f"memory_{layer}"]["slots"]), 0.1, rtol=0.02)
 
 
 @pytest.mark.parametrize(("composition", "read"), [("elementwise_mlp", 1.0), ("sum", 0.0)])
