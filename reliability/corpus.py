@@ -28,7 +28,7 @@ from memjax.checkpoint import FOLDER, Checkpoints, newest_whole
 from memjax.data.loading import RECIPES
 from memjax.data.recipe import check
 from memjax.errors import InputError
-from train.__main__ import main as train_main
+from train.command import main as train_main
 
 from . import broken
 from .broken import Trap, Writer

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 
-from train.__main__ import main
+from train.command import main
 
 SECONDS = 0.5
 
@@ -31,4 +31,4 @@ def _trim() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_trim, daemon=True).start()
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -24,7 +24,7 @@ from memjax.errors import InputError, WriteError
 from memjax.evaluation import Likelihood
 from reliability.__main__ import add as add_figures
 from tests import eval_records, runs
-from train.__main__ import main
+from train.command import main
 from train.lock import locked
 from train.log import Log
 from train.sessions import Session

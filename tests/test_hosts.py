@@ -23,7 +23,7 @@ from memjax.checkpoint import Checkpoints
 from memjax.errors import InputError
 from memjax.training import TrainState
 from train import devices, loop
-from train.__main__ import main as train_main
+from train.command import main as train_main
 from train.signals import collected
 
 from . import eval_runs, pair_programs, runs

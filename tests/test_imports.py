@@ -15,6 +15,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "types": set(),
     "backend": set(),
+    "huge_pages": set(),
     "provenance": set(),
     "distributions": set(),
     "manifest": set(),

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from train.__main__ import Arguments, parse
+from train.command import Arguments, parse
 
 ROOT = Path(__file__).parent.parent
 LAUNCH = ROOT / "train" / "launch"

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from memjax import config, configs
-from train.__main__ import main
+from train.command import main
 
 from . import runs
 
