@@ -10,10 +10,10 @@
 
 A job and its rival alternate, ours, the rival's, ours and so on, after both are compiled and warm;
 medians of the rounds are compared. The ratio is the rival's seconds by ours, above 1 where ours are
-fewer. Training is timed by the step, an evaluation of 5,000 samples by the image. Both have the
-same precision, unless the rival's name says otherwise; that of PyTorch's bfloat16 is its autocast,
-whose results are bfloat16 where ours are float32. Results go to results/benchmarks.json after each
-rival.
+fewer. A call takes about a second, as in training. Training is timed by the step, an evaluation of
+5,000 samples by the image. Both have the same precision, unless the rival's name says otherwise;
+that of PyTorch's bfloat16 is its autocast, whose results are bfloat16 where ours are float32.
+Results go to results/benchmarks.json after each rival.
 """
 
 import dataclasses
@@ -34,7 +34,7 @@ from memjax.errors import InputError
 from memjax.products import Precision
 
 FEWEST = 5  # rounds of a record
-ROUNDS = 15  # of five, medians on busy machines differ by a third from one run to another
+ROUNDS = 9  # of five, medians on busy machines differ by a third from one run to another
 
 
 class Plan(NamedTuple):
