@@ -143,7 +143,7 @@ def read_mask(mask: str, image_shape: tuple[int, int, int]) -> tuple[str, np.nda
     missing = np.zeros((height, width, 1), bool)
     if mask == "half":
         missing[:, : width // 2] = True
-    elif match := re.fullmatch(r"rect-(\d+)", mask):
+    elif match := re.fullmatch(r"rect-(\d{1,9})", mask):
         side = int(match[1])
         if not 1 <= side <= min(height, width):
             raise InputError(
@@ -160,7 +160,8 @@ def read_mask(mask: str, image_shape: tuple[int, int, int]) -> tuple[str, np.nda
     elif mask.endswith(".npy"):
         missing = _mask_of_file(mask, image_shape)
         digest = hashlib.sha256(np.ascontiguousarray(missing).tobytes()).hexdigest()
-        mask = f"{epath.Path(mask).stem}-{digest[:8]}"
+        # It names a picture, also where a backslash parts folders.
+        mask = f"{epath.Path(mask).stem[:80]}-{digest[:8]}".replace("\\", "_")
     else:
         raise InputError(
             f"--mask: found {mask}, expected rect-N, rand-P, half or the path of an .npy file"

@@ -45,6 +45,12 @@ def _batch_norm(one: Record) -> str:
     return str(one.protocol["batch_norm"]) + ("" if size is None else f" of {size:,}")
 
 
+def _precision(one: Record) -> str:
+    """Said where it is not float32."""
+    precision = one.protocol.get("precision") or "float32"
+    return "" if precision == "float32" else f", {precision}"
+
+
 def _frey_table(found: list[Record]) -> str:
     rows = []
     for group in evaluations(found, "likelihood", "elbo"):
@@ -165,7 +171,7 @@ def _others_table(found: list[Record]) -> str:
             (
                 name(one),
                 one.dataset,
-                _batch_norm(one),
+                _batch_norm(one) + _precision(one),
                 value(group, "elbo"),
                 value(group, "log_likelihood"),
                 f"{one.num_samples:,}",

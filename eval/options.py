@@ -8,14 +8,22 @@ from memjax.errors import InputError
 
 from .run import Run
 
+MOST = 2**31 - 1  # that jax counts to
 MOST_PICTURED = 1000  # a panel of more is no picture, and may be more than memory holds
 
 
 def check_at_least(least: int = 1, **numbers: int | None) -> None:
-    """Raises InputError for an option below `least`; None is one that was not given."""
+    """Raises InputError for an option below `least`, or beyond what jax counts to.
+
+    None is one that was not given.
+    """
     for name, value in numbers.items():
-        if value is not None and value < least:
+        if value is None:
+            continue
+        if value < least:
             raise InputError(f"{_option(name)}: found {value}, expected at least {least}")
+        if value > MOST:
+            raise InputError(f"{_option(name)}: found {value}, expected at most {MOST}")
 
 
 def check_pictured(num_images: int) -> None:

@@ -141,10 +141,11 @@ def add(path: epath.Path, new: Iterable[Record]) -> None:
 
 
 def _checked(record: Record) -> Record:
-    """A record that `load` will take again: numbers that are none would make it refuse the file."""
+    """A record that `load` will take again, for one that it refuses would lose the whole file."""
     for name in ("value", "stderr", "values"):
         if not np.isfinite(np.asarray(getattr(record, name) or 0.0, np.float64)).all():
             raise InputError(f"{record.experiment}: {record.metric} is not finite, nothing written")
+    check(Record(**json.loads(json.dumps(_compact(record)))))
     return record
 
 

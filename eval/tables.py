@@ -327,22 +327,26 @@ def _parameters_table(found: list[Record]) -> str:
 
 
 def _runs_table(found: list[Record]) -> str:
-    """Every run that was evaluated; those with rows of the paper's tables come first."""
+    """Every training that was evaluated; those with rows of the paper's tables come first."""
     head = (
         *("experiment", "seeds", "steps", "trained on", "seconds", "trained at commit"),
         *("evaluated with", "evaluated at commit"),
     )
     of_paper = [one for variant in variants() if (one := best(found, variant)) is not None]
     others = [one for one in found if one.task in (*OF_RUNS, *OF_MODELS)]
-    rows = {_run_key(one): _run_row(one) for one in [*others, *of_paper]}
-    first = {_run_key(one): rows.pop(_run_key(one)) for one in of_paper}
-    ordered = [head, *first.values(), *(rows[key] for key in sorted(rows))]
-    return f"Where these numbers come from:\n\n{markdown(ordered)}"
+    evaluations: dict[tuple[str, int, str, str, str], list[Record]] = {}
+    for one in [*of_paper, *others]:
+        evaluations.setdefault(_run_key(one), []).append(one)
+    first = dict.fromkeys(_run_key(one) for one in of_paper)
+    rest = sorted(evaluations.keys() - first.keys())
+    rows = [head, *(_run_row(evaluations[key]) for key in [*first, *rest])]
+    return f"Where these numbers come from:\n\n{markdown(rows)}"
 
 
-def _run_key(one: Record) -> tuple[str, int, str]:
-    """A run and what it was evaluated with; of several evaluations of it one has a row."""
-    return _run_title(one), one.steps or 0, _evaluated_with(one)
+def _run_key(one: Record) -> tuple[str, int, str, str, str]:
+    """A training and what it was evaluated with; all such evaluations of it have one row."""
+    trained = (one.trained or {}).get("commit")
+    return _run_title(one), one.steps or 0, str(one.seeds), str(trained), _evaluated_with(one)
 
 
 def _run_title(one: Record) -> str:
@@ -358,8 +362,10 @@ def _evaluated_with(one: Record) -> str:
     return ", ".join(filter(None, said))
 
 
-def _run_row(one: Record) -> tuple[str, ...]:
+def _run_row(evaluations: list[Record]) -> tuple[str, ...]:
+    one = evaluations[0]
     trained = one.trained or {}
+    commits = dict.fromkeys(commit(each.commit, each.dirty) for each in evaluations)
     return (
         _run_title(one),
         ", ".join(map(str, one.seeds)),
@@ -368,5 +374,5 @@ def _run_row(one: Record) -> tuple[str, ...]:
         f"{trained.get('seconds', 0):,.0f}",
         commit(trained.get("commit"), trained.get("dirty")),
         _evaluated_with(one),
-        commit(one.commit, one.dirty),
+        ", ".join(commits),
     )

@@ -206,7 +206,7 @@ def compose_elementwise(h_g: Array, h_m: Array, a: Array, b: Array, c: Array) ->
         c: `[4, D]`, the vectors c_1 .. c_4.
 
     Returns:
-        `[B, D]`, before the final nonlinearity.
+        `[B, D]`, before the final nonlinearity; its derivative is for reverse mode alone.
 
     Source: Li, Zhu and Zhang 2016, section 3.3; after Rasmus et al. 2015.
     """

@@ -137,6 +137,12 @@ def test_bad_flags_are_explained(
         (("likelihood", "--num-samples", "0"), "--num-samples: found 0, expected at least 1"),
         (("likelihood", "--chunk-size", "0"), "--chunk-size: found 0, expected at least 1"),
         (("likelihood", "--max-images", "0"), "--max-images: found 0, expected at least 1"),
+        (
+            ("likelihood", "--num-samples", str(2**31)),
+            "found 2147483648, expected at most 21474836",
+        ),
+        (("slots", "--num-samples", str(2**31)), "found 2147483648, expected at most 2147483647"),
+        (("imputation", "--num-passes", str(10**12)), "--num-passes: found 1000000000000, expect"),
         (("likelihood", "--seed", "-1"), "--seed: found -1, expected 0 to 4294967295"),
         (("likelihood", "--step", "4"), "no checkpoint of step 4, expected one of"),
         (("samples", "--num-images", "0"), "--num-images: found 0, expected 1 to 1,000"),

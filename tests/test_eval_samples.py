@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from eval import compare, samples
+from eval import compare, likelihood, samples
 from eval.likelihood import with_statistics
 from eval.run import open_run
 from eval.samples import pictures
@@ -137,6 +137,16 @@ def test_compare_tells_runs_of_one_experiment_apart(evaluated: Path, tmp_path: P
     error = difference.std(ddof=1) / np.sqrt(eval_runs.IMAGES)
     assert f"{difference.mean():+.2f} ± {error:.2f}" in second
     assert pixels(output).shape[1] > 1.5 * pixels(output).shape[0]
+
+
+@pytest.mark.parametrize("other", [{"binarisation_seed": 1}, {"max_images": 12}])
+def test_no_difference_is_of_other_images(
+    evaluated: Path, workdir: Path, tmp_path: Path, other: dict[str, int]
+) -> None:
+    likelihood(str(workdir), **{**eval_runs.EVALUATION, **other})
+    output = str(tmp_path / "comparison.png")
+    table = compare((str(evaluated), str(workdir)), output=output, num_images=2)
+    assert table.splitlines()[2].split()[4] == "-"
 
 
 def test_compare_refuses_other_data(evaluated: Path, workdir: Path, tmp_path: Path) -> None:

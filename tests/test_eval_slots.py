@@ -18,7 +18,8 @@ from PIL import Image
 import train
 from eval import likelihood, records, slots
 from eval.activations import activations_of
-from eval.likelihood import with_statistics
+from eval.compare import values_of
+from eval.likelihood import file_name, with_statistics
 from eval.run import Run, open_run
 from eval.slots import (
     _title,
@@ -126,15 +127,15 @@ def test_cost_is_the_difference_of_two_likelihoods(
     cost = {str(one.protocol["disabled"]): one for one in written if one.metric == "nll_cost"}
     assert list(cost) == ["[0]", "[1]", "[0, 1]"]
 
-    def log_likelihood() -> float:
+    def log_likelihood() -> np.ndarray:
         found = likelihood(str(workdir), batch_norm="moving_average", **OPTIONS)[0]
-        assert found.value is not None
-        return found.value
+        return values_of(epath.Path(workdir / file_name(found)), found.num_images)
 
     whole = log_likelihood()
     eval_runs.edit_config(workdir, model={"disabled": [1]})
-    assert cost["[1]"].value == pytest.approx(whole - log_likelihood(), abs=1e-4)
-    assert cost["[1]"].stderr is not None
+    found = whole - log_likelihood()
+    assert cost["[1]"].value == pytest.approx(found.mean(), abs=1e-4)
+    assert cost["[1]"].stderr == pytest.approx(found.std(ddof=1) / np.sqrt(20), rel=1e-3)
     assert cost["[1]"].num_samples == 7
     assert cost["[1]"].num_images == 20
 

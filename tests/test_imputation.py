@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
 from eval import imputation, records
@@ -22,6 +23,7 @@ from memjax.errors import InputError
 from memjax.evaluation.imputation import impute, missing_at_random
 from memjax.types import Array, Batch, Variables
 from tests import eval_runs, tiny
+from tests.eval_records import record
 from tests.mem_vae_by_hand import ByHand, Rows, wide
 
 KEY = jax.random.key(3)
@@ -134,11 +136,22 @@ def test_mask_of_ones_own(tmp_path: Path, shape: tuple[int, ...], dtype: type) -
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.parametrize("stem", ["k" * 200, "a\\b"])
+def test_names_of_files_are_those_of_records(tmp_path: Path, stem: str) -> None:
+    np.save(tmp_path / f"{stem}.npy", np.eye(8, dtype=bool))
+    name = read_mask(str(tmp_path / f"{stem}.npy"), (8, 8, 1))[0]
+    protocol = {"mask": name, "passes": 3, "batch_norm": "batch"}
+    new = record(task="imputation", metric="mse", protocol=protocol)
+    records.add(epath.Path(tmp_path / "results.json"), [new])
+    assert records.load(epath.Path(tmp_path / "results.json")) == [new]
+
+
 @pytest.mark.parametrize(
     ("mask", "said"),
     [
         ("rect-9", "--mask: found rect-9, expected rect-1 to rect-8 in images of 8x8"),
         ("rect-0", "--mask: found rect-0, expected rect-1 to rect-8"),
+        (f"rect-{'1' * 5000}", "expected rect-N, rand-P, half or the path of an .npy file"),
         ("rand-0", "--mask: found rand-0, expected a probability above 0 and up to 1"),
         ("rand-1.5", "expected a probability above 0"),
         ("left", "--mask: found left, expected rect-N, rand-P, half or the path of an .npy file"),

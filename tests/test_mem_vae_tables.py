@@ -38,6 +38,7 @@ def test_frey_faces_by_batch_size() -> None:
         record("mem_vae_frey_batch_10", metric="elbo", value=1200.4, paper=1240.0, **frey),
         record("mem_vae_frey_batch_10", value=1250.6, stderr=12.0, **frey),
         record("vae_mnist", metric="elbo"),
+        *[record("vae_frey", metric="elbo", split=split, **frey) for split in ("train", "valid")],
     ]
     assert rows(found, "Frey faces") == [
         {
@@ -50,9 +51,11 @@ def test_frey_faces_by_batch_size() -> None:
 
 def test_runs_of_other_data_and_fields_have_rows() -> None:
     changed = {**PROTOCOL, "changed": {"dataset": "mine.npz", "model.slots": [20, 10]}}
+    less_precise = {**PROTOCOL, "precision": "bfloat16"}
     found = [
         record("vae_digits", dataset="digits", value=-22.9, num_images=250, epochs=200),
         record("vae_digits", dataset="digits", split="valid"),
+        record("vae_digits", dataset="digits", protocol=less_precise, num_images=250, epochs=200),
         record("mem_vae_ocr", dataset="mine.npz", protocol=changed, epochs=2.55, seeds=[0, 1]),
         record("mem_vae_ocr", dataset="ocr_letters"),
         record("vae_frey", dataset="frey_faces", metric="elbo"),
@@ -62,6 +65,10 @@ def test_runs_of_other_data_and_fields_have_rows() -> None:
     shown = rows(found, "Other data and other fields")
     assert [list(row.values()) for row in shown] == [
         ["`vae_digits`", "digits", "pass", "-", "-22.90 ± 0.25", "5,000", "250", "200"],
+        [
+            *("`vae_digits`", "digits", "pass, bfloat16", "-"),
+            *("-86.00 ± 0.25", "5,000", "250", "200"),
+        ],
         [
             *("`mem_vae_ocr` (dataset mine.npz, slots 20 10)", "mine.npz", "pass", "-"),
             *("-86.00 ± 0.25", "5,000", "10,000", "2.5"),

@@ -157,3 +157,15 @@ def test_what_can_be_written_is_left_as_it_is(tmp_path: Path) -> None:
         workdirs.check_writable(epath.Path(tmp_path / place))
         assert [path.name for path in tmp_path.iterdir()] == ["old.json"]
     workdirs.check_writable(epath.Path("gs://bucket/results.json"))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"split": "tests"}, {"protocol": {**eval_records.PROTOCOL, "mask": "k" * 100}}, {"steps": -1}],
+)
+def test_what_load_would_refuse_is_not_written(tmp_path: Path, fields: dict[str, object]) -> None:
+    path = epath.Path(tmp_path / "results.json")
+    records.add(path, [eval_records.record()])
+    with pytest.raises(InputError, match="expected"):
+        records.add(path, [eval_records.record("mem_vae_mnist", **fields)])
+    assert [one.experiment for one in records.load(path)] == ["vae_mnist"]

@@ -21,10 +21,10 @@ import train
 from eval import records, report
 from eval.likelihood import with_statistics
 from eval.records import Record
-from eval.report import HEAD, _pictures, _points, results
+from eval.report import BOUNDS, HEAD, _curves, _pictures, _points, results
 from eval.run import open_run
 from eval.samples import pictures
-from eval.slots import panels_disabled
+from eval.slots import averaged, panels_disabled, preferences_of
 from memjax import plots
 from memjax.errors import InputError
 from tests import eval_runs, runs
@@ -257,6 +257,38 @@ def test_pictures_are_of_the_pass_over_the_training_set(
     without = panels_disabled(passed, (0, 1), 3, 9)
     assert found[1] == plots.png(plots.panels(without, abreast=2))
     assert len(found) == 3
+
+    of = preferences_of(passed, (0, 1), 0, 3, 1000)
+    labels = passed.dataset.splits["test"].labels
+    names = [str(digit) for digit in range(10)]
+    assert labels is not None
+    preferred, other = (
+        plots.png(plots.preferences({layer: averaged(of[layer], by) for layer in of}, names))
+        for by in (labels, labels[::-1])
+    )
+    assert found[2] == preferred != other
+
+
+def test_curves_are_each_run_s_own(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, drawn, draw = tmp_path_factory.getbasetemp(), {}, plots.curves
+
+    def curves(lines: dict[str, Any], *labels: str) -> Any:
+        drawn.update(lines)
+        return draw(lines, *labels)
+
+    monkeypatch.setattr(plots, "curves", curves)
+    both = [open_run(str(eval_runs.trained(base, seed).workdir), None) for seed in (0, 1)]
+    assert len(_curves(both)) == 1
+    expected = {
+        f"{run.workdir.name}, {BOUNDS[metric]}": _points(run, metric)
+        for run in both
+        for metric in BOUNDS
+        if _points(run, metric)[0]
+    }
+    assert drawn == expected
+    assert len({str(points) for points in drawn.values()}) == len(drawn)
 
 
 def test_images_without_labels_have_samples_without_memory(tmp_path: Path) -> None:

@@ -159,6 +159,8 @@ def test_the_longest_and_largest_test_run_is_shown(
 def test_both_kinds_of_batch_statistics_are_compared(results: Path) -> None:
     page = page_of(
         results,
+        record(value=-87.0, num_images=100),  # a pair of fewer images
+        record(value=-88.0, num_images=100, protocol=MOVING),
         record(value=-86.0123),
         record(value=-86.5, protocol=MOVING),
         record(value=-1.0, protocol=MOVING, num_images=3),
@@ -207,8 +209,16 @@ def test_every_evaluated_run_says_where_it_comes_from(results: Path) -> None:
             ("`vae_mnist`", "6,000", with_pass),
             ("`vae_mnist`", "1,800,000", moving),
         ]
-        # Of two evaluations of one run the row is that of the figure in the table above.
-        assert rows[0]["evaluated at commit"] == "a" * 10
+        # Of several evaluations of one training, first that of the figure in the table above.
+        assert rows[0]["evaluated at commit"] == f"{'a' * 10}, {'c' * 10}"
+
+
+@pytest.mark.parametrize("other", [{"seeds": [1]}, {"trained": {"commit": "d" * 40}}])
+def test_trainings_of_one_length_have_rows_of_their_own(
+    results: Path, other: dict[str, object]
+) -> None:
+    page = page_of(results, record(), record(num_images=100, **other))
+    assert len(table_under(page, "Where these numbers come from")) == 2
 
 
 def test_where_numbers_come_from(results: Path) -> None:
