@@ -93,7 +93,7 @@ def test_a_second_signal_ends_the_process(number: signal.Signals, handled: list[
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + number
-    saving = f"WARNING:memjax:{number.name}: saving, then stopping"
+    saving = f"{number.name}: saving, then stopping"
     at_once = "stopped at once; the same command goes on from the last checkpoint, if any"
     assert said.splitlines() in ([at_once], [saving, at_once])
 
