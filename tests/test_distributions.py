@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from memjax.distributions import (
-    Bernoulli,
+    _lanes,
     bernoulli_images,
     diagonal_normal,
     distrax,  # imported where its warnings are silenced
@@ -32,41 +32,94 @@ def sigmoid(logits: np.ndarray) -> np.ndarray:
     return np.exp(-np.logaddexp(-np.asarray(logits, np.float64), 0))
 
 
+def pixels(values: np.ndarray | jax.Array) -> jax.Array:
+    """Each value as an image of its own."""
+    return jnp.asarray(values, jnp.float32).reshape(-1, 1, 1, 1)
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_bernoulli_is_distrax_own(value: float) -> None:
     expected = distrax.Bernoulli(logits=LOGITS).log_prob(value)
-    found = Bernoulli(logits=LOGITS).log_prob(value)
+    found = bernoulli_images(pixels(LOGITS)).log_prob(value * pixels(np.ones_like(LOGITS)))
     np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.25, 1.0])
 def test_bernoulli_is_exact_at_large_logits(value: float) -> None:
-    def log_prob(logits: jax.Array) -> jax.Array:
-        return Bernoulli(logits=logits).log_prob(value)
+    def log_prob(logit: jax.Array) -> jax.Array:
+        return bernoulli_images(pixels(logit)).log_prob(pixels(value))[0]
 
-    found = log_prob(jnp.asarray(LOGITS))
+    found = jax.vmap(log_prob)(LOGITS)
     np.testing.assert_allclose(found, exact_log_prob(value, LOGITS), rtol=1e-6, atol=2e-6)
-    gradient = jax.vmap(jax.grad(log_prob))(jnp.asarray(LOGITS))
+    gradient = jax.vmap(jax.grad(log_prob))(LOGITS)
     np.testing.assert_allclose(gradient, value - sigmoid(LOGITS), rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("grey", [0.0, 0.1, 0.5, 0.9, 1.0])
 def test_grey_pixels_give_the_expectation_over_their_binarisation(grey: float) -> None:
-    logits = LOGITS[np.abs(LOGITS) < 100]
-    pixel = Bernoulli(logits=logits)
-    expected = grey * pixel.log_prob(1.0) + (1 - grey) * pixel.log_prob(0.0)
-    np.testing.assert_allclose(pixel.log_prob(grey), expected, rtol=1e-6, atol=2e-6)
+    logits = pixels(LOGITS[np.abs(LOGITS) < 100])
+    bits = jnp.ones_like(logits)
+    pixel = bernoulli_images(logits)
+    expected = grey * pixel.log_prob(bits) + (1 - grey) * pixel.log_prob(0 * bits)
+    np.testing.assert_allclose(pixel.log_prob(grey * bits), expected, rtol=1e-6, atol=2e-6)
 
 
-def test_bernoulli_images_sum_their_pixels() -> None:
-    logits = 5 * drawn(6, 3, 4, 2)
-    images = (drawn(6, 3, 4, 2, seed=1) > 0).astype(jnp.float32)
+# Of fewer pixels than a lane, of a number with no divisor, of the data sets, and large ones.
+SHAPES = [(3, 4, 1), (101, 1, 1), (8, 8, 1), (16, 8, 1), (28, 20, 1), (28, 28, 1), (64, 64, 3)]
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bernoulli_images_sum_their_pixels(
+    shape: tuple[int, ...], backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    logits = 5 * drawn(4, 6, *shape)
+    images = (drawn(6, *shape, seed=1) > 0).astype(jnp.float32)
     distribution = bernoulli_images(logits)
     found = distribution.log_prob(images)
-    assert found.shape == (6,)
-    expected = exact_log_prob(np.asarray(images), np.asarray(logits)).sum(axis=(1, 2, 3))
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    assert found.shape == (4, 6)
+    expected = exact_log_prob(np.asarray(images), np.asarray(logits)).sum(axis=(-3, -2, -1))
+    np.testing.assert_allclose(found, expected, rtol=2e-6)
     np.testing.assert_allclose(distribution.mean(), sigmoid(np.asarray(logits)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_even_odds_of_many_pixels_are_within_range(shape: tuple[int, ...]) -> None:
+    found = bernoulli_images(jnp.zeros(shape)).log_prob(jnp.ones(shape))
+    np.testing.assert_allclose(found, -np.log(2) * np.prod(shape), rtol=1e-6)
+
+
+def test_lanes_are_for_vectors_and_short() -> None:
+    for size in range(1, 3000):
+        lanes = _lanes(size)
+        assert size % lanes == 0
+        assert size // lanes <= 64
+        assert lanes >= min(size, 16)
+    assert [_lanes(size) for size in (12, 64, 128, 784, 101)] == [12, 16, 16, 16, 101]
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_gradients_of_bernoulli_images_are_the_closed_form(
+    backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jax, "default_backend", lambda: backend)
+    logits, images = 5 * drawn(6, 8, 8, 1), drawn(6, 8, 8, 1, seed=1)
+    weights = drawn(6, seed=2)
+
+    def weighed(logits: jax.Array, images: jax.Array) -> jax.Array:
+        return jnp.sum(weights * bernoulli_images(logits).log_prob(images))
+
+    of_logits, of_images = jax.grad(weighed, (0, 1))(logits, images)
+    of_each = np.asarray(weights)[:, None, None, None]
+    exact = of_each * (np.asarray(images) - sigmoid(np.asarray(logits)))
+    np.testing.assert_allclose(of_logits, exact, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(of_images, of_each * np.asarray(logits), rtol=1e-6)
+    # The second derivative too: - sigmoid(l) sigmoid(-l).
+    change = drawn(6, 8, 8, 1, seed=3)
+    _, found = jax.jvp(lambda of: jax.grad(weighed)(of, images), (logits,), (change,))
+    curvature = -sigmoid(np.asarray(logits)) * sigmoid(-np.asarray(logits))
+    np.testing.assert_allclose(found, of_each * curvature * change, rtol=1e-4, atol=1e-6)
 
 
 def test_normals_sum_their_dimensions() -> None:
