@@ -97,7 +97,7 @@ def record(experiment: Experiment, metric: str, seconds: list[float]) -> Record:
             "num_samples": experiment.objective.num_samples,
             "batch_size": experiment.train.batch_size,
             **({"changed": changed} if changed else {}),
-            **({"huge_pages": True} if huge_pages.asked() else {}),
+            **({"huge_pages": True} if huge_pages.in_use() else {}),
         },
         x=list(range(len(seconds))),
         values=[rounded(value) for value in seconds],
@@ -162,5 +162,7 @@ def run(main: Callable[..., None]) -> None:
 
     It ends the process with the exit code.
     """
-    huge_pages.ask()
+    specification = sys.modules["__main__"].__spec__
+    if specification is not None:
+        huge_pages.start_anew(specification.name.removesuffix(".__main__"))
     sys.exit(exit_code_of(lambda: tyro.cli(main) or 0))

@@ -1,40 +1,91 @@
 """Huge pages for the memory that XLA takes and gives back with every call.
 
-It imports nothing that takes long, for a program calls it before all else.
+It imports nothing that takes long, so that a program can call it before all else.
 """
 
+import contextlib
 import os
 import sys
 from pathlib import Path
 
-_SETTING = "glibc.malloc.hugetlb"
+_VARIABLE, _SETTING = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
 _STATE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+# The number of the process, between its two starts. The setting itself does not say that there was
+# one: glibc takes it from programs with privileges, and somebody's start-up file may.
+_STARTED = "MEMJAX_STARTED_ANEW"
 
 
-def ask() -> None:
-    """Start this process anew, with a malloc that asks Linux for huge pages.
+def start_anew(*programs: str) -> None:
+    """Start this program anew, with a malloc that asks Linux for huge pages, if it has not yet.
 
     XLA on CPUs takes the memory of a call from malloc, which has it from the system and gives it
     back: hundreds of megabytes of 4 KiB pages, each cleared and mapped again in the next call. With
-    huge pages a step of 50 samples takes a sixth less. glibc reads the setting at the start of a
-    process only; its number and arguments stay the same. Nothing happens where the kernel has no
-    huge pages for those who ask, nor where `GLIBC_TUNABLES` says already what is wanted.
+    huge pages a step of 50 samples takes a seventh less. glibc reads the setting at the start of a
+    process alone.
+
+    Where it starts anew it does not return, and what the program has done before is done again; the
+    number of the process, its arguments and open files stay the same. Processes that it starts
+    inherit the setting. It returns at once where the kernel has no huge pages for those who ask,
+    where `GLIBC_TUNABLES` says already what is wanted, under a debugger, and in what is not one of
+    the programs: a notebook or a script of somebody's own would lose what it holds.
+
+    Args:
+        programs: names that this one has, as `python -m NAME` or as an installed command.
     """
-    given = os.environ.get("GLIBC_TUNABLES", "")
-    if _SETTING in given or not _on_request() or not sys.executable:
+    if os.environ.pop(_STARTED, None) == str(os.getpid()):
         return
-    os.environ["GLIBC_TUNABLES"] = ":".join([*filter(None, [given]), f"{_SETTING}=1"])
-    os.execv(sys.executable, sys.orig_argv)
+    tunables = os.environ.get(_VARIABLE, "")
+    if _SETTING in _parsed(tunables) or not _started_as(programs) or sys.gettrace() is not None:
+        return
+    if not _on_request() or not _glibc_knows():
+        return
+    wanted = {
+        _VARIABLE: ":".join([*filter(None, [tunables]), f"{_SETTING}=1"]),
+        _STARTED: str(os.getpid()),
+    }
+    with contextlib.suppress(OSError):  # without, it is slower but as right
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, **wanted})
 
 
-def asked() -> bool:
-    """Whether the malloc of this process asks for huge pages."""
-    return f"{_SETTING}=1" in os.environ.get("GLIBC_TUNABLES", "")
+def in_use() -> bool:
+    """Whether the memory of this process is of huge pages: all of Linux', or as its malloc asks."""
+    asked = _parsed(os.environ.get(_VARIABLE, "")).get(_SETTING) == "1"
+    return "[always]" in _state() or (asked and _on_request() and _glibc_knows())
+
+
+def _started_as(programs: tuple[str, ...]) -> bool:
+    """Whether this process was started as one of some programs, and not by way of another."""
+    given = len(sys.argv) - 1  # arguments of the program
+    command = sys.orig_argv[: len(sys.orig_argv) - given]
+    if not sys.executable or not command:
+        return False
+    as_module = command[-2:-1] == ["-m"] and command[-1] in programs
+    return as_module or Path(command[-1]).name in programs
+
+
+def _parsed(tunables: str) -> dict[str, str]:
+    """Names and values of `name=value:name=value`."""
+    pairs = (one.partition("=") for one in tunables.split(":"))
+    return {name: value for name, _, value in pairs}
 
 
 def _on_request() -> bool:
     """Whether the kernel gives huge pages to memory for which they are asked, and no other."""
+    return "[madvise]" in _state()
+
+
+def _state() -> str:
     try:
-        return "[madvise]" in _STATE.read_text()
+        return _STATE.read_text()
     except OSError:  # another system, or one without them
+        return ""
+
+
+def _glibc_knows() -> bool:
+    """Whether the C library has the setting: glibc from 2.35 on."""
+    try:
+        name, _, version = (os.confstr("CS_GNU_LIBC_VERSION") or "").partition(" ")
+        major, minor = (int(part) for part in version.split(".")[:2])
+    except (AttributeError, ValueError):  # another system or C library
         return False
+    return name == "glibc" and (major, minor) >= (2, 35)

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks import addressing, evaluation, large_memory, limit, timing, training, writing
 from eval import records
-from memjax import configs, objectives, sampling
+from memjax import configs, huge_pages, objectives, sampling
 from memjax.config import Experiment
 from memjax.data import Dataset
 from memjax.errors import InputError
@@ -58,7 +58,7 @@ def test_what_is_timed_is_recorded(tmp_path: Any, monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(addressing, "recall", recall)
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.hugetlb=1")
+    monkeypatch.setattr(huge_pages, "in_use", lambda: True)
     addressing.main(parts=("recall",), rounds=3, results=str(tmp_path))
     (found,) = records.load(tmp_path / "benchmarks.json")
     assert (found.value, found.values) == (0.0123, [0.0123] * 3)

@@ -1,18 +1,33 @@
 """`python -m train`, whose command line `train.command` reads."""
 
+import signal
 import sys
+from types import ModuleType
 
 from memjax import huge_pages
 
 
 def main() -> int:
     """Run the command line of this process; returns the exit code."""
-    huge_pages.ask()
-    # After that, since it takes seconds to import.
-    from . import command
-
+    huge_pages.start_anew("train", "memjax_train", "memjax-train")
+    command = _imported()
     sys.unraisablehook = command.unraisable
     return command.main(sys.argv[1:])
+
+
+def _imported() -> ModuleType:
+    """The command line, after huge pages are there, since it takes seconds to import.
+
+    In these, Ctrl-C ends the process as by itself: in the midst of an import Python would print
+    where, or an import that guards against errors swallow it.
+    """
+    handler = signal.getsignal(signal.SIGINT)
+    if handler is signal.default_int_handler:  # not ignored
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from . import command
+
+    signal.signal(signal.SIGINT, handler)
+    return command
 
 
 if __name__ == "__main__":
