@@ -34,7 +34,7 @@ from eval import records
 from eval.options import check_some
 from eval.records import Record
 from eval.text import columns
-from memjax import backend, configs, data, training
+from memjax import backend, configs, data, huge_pages, training
 from memjax.config import Experiment
 from memjax.data import Dataset
 from memjax.errors import InputError
@@ -182,7 +182,11 @@ def _record(experiment: str, dataset: str, metric: str, seconds: list[float]) ->
         split="train",
         metric=metric,
         value=round(statistics.median(seconds), 2),
-        protocol={"rounds": len(seconds), "precision": "float32"},
+        protocol={
+            "rounds": len(seconds),
+            "precision": "float32",
+            **({"huge_pages": True} if huge_pages.in_use() else {}),
+        },
         x=list(range(len(seconds))),
         values=[round(value, 2) for value in seconds],
         **records.here(),

@@ -1,7 +1,5 @@
 """The tables and the picture of benchmarks, from their records: seconds and memory of a step."""
 
-import statistics
-
 from etils import epath
 
 from memjax import plots
@@ -15,8 +13,6 @@ TIMES = {
     "start_seconds": "start of a process to the checkpoint after its first step",
     "start_seconds_warm": "the same with a filled compilation cache",
     "step_seconds": "a step of training",
-    "step_seconds_torch_eager": "a step of the same model in PyTorch, eager",
-    "step_seconds_torch_compiled": "a step of the same model in PyTorch, compiled",
 }
 RATIO = "ratio"  # of python -m benchmarks
 RIVALS = ("torch_eager", "torch_compile", "pythae", "limit", "ours_float32", "limit_float32")
@@ -60,7 +56,7 @@ def _ratios(found: list[Record]) -> str:
             _seconds(one.protocol["rival_seconds"]),
             f"{one.value or 0.0:.2f}",
             _rounds(one),
-            str(one.protocol["device"]),
+            _machine(one),
             str(one.protocol["precision"]),
             commit(one.commit, one.dirty),
         )
@@ -85,7 +81,7 @@ def _by_kind(found: list[Record]) -> str:
     jobs: dict[tuple[str, ...], dict[str, Record]] = {}
     for one in found:
         if one.metric == BY_KIND:
-            key = (_job(one), str(one.protocol["precision"]), str(one.protocol["device"]))
+            key = (_job(one), str(one.protocol["precision"]), _machine(one))
             jobs.setdefault(key, {})[str(one.protocol["kind"])] = one
     rows = [
         (
@@ -113,13 +109,13 @@ def short(found: list[Record]) -> list[str]:
     rows: dict[tuple[str, ...], dict[str, Record]] = {}
     for one in _newest_ratios(found):
         names = (_job(one), str(one.protocol["precision"]))
-        row = rows.setdefault((*names, str(one.protocol["device"])), {})
+        row = rows.setdefault((*names, _machine(one)), {})
         row[str(one.protocol["rival"])] = one
     rivals = sorted({rival for row in rows.values() for rival in row}, key=_order)
     made = [
         (
             *names[:2],
-            _seconds(statistics.median(one.protocol["ours_seconds"] for one in row.values())),
+            _span([one.protocol["ours_seconds"] for one in row.values()]),
             *(f"{row[rival].value or 0.0:.2f}" if rival in row else DASH for rival in rivals),
             names[2],
         )
@@ -128,8 +124,8 @@ def short(found: list[Record]) -> list[str]:
     title = (
         "Seconds of a training step, of an image of an evaluation of 5,000 samples or of 1,000 "
         "addresses, and those of rivals as multiples, above 1 where ours are fewer, each by what "
-        "ours took in turns with it; `ours` is the median of these. `limit` is our matrix "
-        "products alone, with nothing around them:"
+        "ours took in turns with it; `ours` is the least and the most of these. `limit` is our "
+        "matrix products alone, with nothing around them:"
     )
     head = ("job", "precision", "ours", *(f"`{one}`" for one in rivals), "device")
     shown = table(title, head, made)
@@ -140,6 +136,12 @@ def _job(one: Record) -> str:
     extra = one.protocol.get("extra_mib")
     beside = "" if extra is None else f", {extra:.0f} MiB beside slots and queries"
     return f"`{one.protocol['job']}`{_changed(one)}{beside}"
+
+
+def _machine(one: Record) -> str:
+    """Of a time: what it was taken on."""
+    pages = ", huge pages" if one.protocol.get("huge_pages") else ""
+    return f"{one.protocol.get('device', one.hardware)}{pages}"
 
 
 def _newest_ratios(found: list[Record]) -> list[Record]:
@@ -173,7 +175,7 @@ def _times(found: list[Record]) -> str:
             TIMES.get(one.metric, one.metric) + _changed(one),
             _seconds(one.value or 0.0),
             str(one.protocol.get("rounds", DASH)),
-            str(one.hardware),
+            _machine(one),
             commit(one.commit, one.dirty),
         )
         for one in newest.values()
@@ -186,6 +188,11 @@ def _changed(one: Record) -> str:
     changed = one.protocol.get("changed", {})
     values = {name: v if isinstance(v, list | tuple) else [v] for name, v in changed.items()}
     return "".join(f", `--{name} {' '.join(map(str, v))}`" for name, v in values.items())
+
+
+def _span(values: list[float]) -> str:
+    least, most = _seconds(min(values)), _seconds(max(values))
+    return least if least == most else f"{least} to {most}"
 
 
 def _seconds(value: float) -> str:

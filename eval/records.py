@@ -81,6 +81,9 @@ class Record:
         if self.metric == "ratio":  # what was measured beside it is no part of what it is
             for name in ("ours_seconds", "rival_seconds"):
                 protocol.pop(name, None)
+        if self.task == "benchmark":  # nor is how often, or with which pages of memory
+            for name in ("rounds", "huge_pages"):
+                protocol.pop(name, None)
         what = [self.experiment, self.task, self.dataset, self.split, self.metric]
         how = [self.seeds, self.num_samples, self.num_images, self.epochs, protocol]
         return json.dumps([*what, *how], sort_keys=True)

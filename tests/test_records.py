@@ -1,5 +1,6 @@
 """results.json: what several evaluations add at the same time is all there."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -169,3 +170,17 @@ def test_what_load_would_refuse_is_not_written(tmp_path: Path, fields: dict[str,
     with pytest.raises(InputError, match="expected"):
         records.add(path, [eval_records.record("mem_vae_mnist", **fields)])
     assert [one.experiment for one in records.load(path)] == ["vae_mnist"]
+
+
+def test_a_benchmark_replaces_one_of_fewer_rounds_and_small_pages(tmp_path: Path) -> None:
+    def add(task: str, **protocol: object) -> list[int | None]:
+        new = eval_records.record(task=task, metric="step_seconds", protocol=protocol)
+        records.add(path, [dataclasses.replace(new, value=float(protocol["rounds"]))])
+        return [one.value for one in records.load(path)]
+
+    path = epath.Path(tmp_path / "benchmarks.json")
+    add("benchmark", rounds=5)
+    assert add("benchmark", rounds=9, huge_pages=True) == [9.0]
+    assert add("benchmark", rounds=3, changed={"model.latent": 8}) == [9.0, 3.0]
+    add("likelihood", rounds=5)
+    assert add("likelihood", rounds=9) == [9.0, 3.0, 5.0, 9.0]

@@ -281,11 +281,15 @@ def step_seconds(**fields: object) -> eval_records.Record:
 def test_times_of_changed_experiments_have_rows_of_their_own(results: Path) -> None:
     changed = {"rounds": 7, "changed": {"model.maps": [32, 32], "model.latent": 8}}
     slow = step_seconds(value=12.345, protocol=changed)
-    page = page_of(results, step_seconds(value=2.0), step_seconds(), slow)
+    mapped = step_seconds(protocol={"rounds": 9, "huge_pages": True})
+    page = page_of(results, step_seconds(value=2.0), mapped, slow)
     rows = table_under(page, "Times, medians of alternating rounds")
-    assert [(row["what"], row["seconds"]) for row in rows] == [
-        ("a step of training", "0.0123"),
-        ("a step of training, `--model.maps 32 32`, `--model.latent 8`", "12.35"),
+    assert [(row["what"], row["seconds"], row["hardware"]) for row in rows] == [
+        ("a step of training", "0.0123", "1 core of a test, huge pages"),
+        (
+            "a step of training, `--model.maps 32 32`, `--model.latent 8`",
+            *("12.35", "1 core of a test"),
+        ),
     ]
 
 
@@ -298,21 +302,23 @@ def ratio(rival: str, value: float, **protocol: object) -> eval_records.Record:
 def test_rivals_have_a_row_each_and_in_the_readme_a_column(results: Path) -> None:
     readme = results / "page.md"
     readme.write_text("<!-- results: begin --><!-- results: end -->")
-    half = {"precision": "bfloat16", "ours_seconds": 0.01}
+    half = {"precision": "bfloat16", "ours_seconds": 0.01, "huge_pages": True}
     found = [ratio("limit", 0.5), ratio("torch_eager", 1.5), ratio("limit", 0.25, **half)]
-    eval_records.write(results / "made_up.json", [*found, ratio("limit", 0.6, rounds=9)])
+    last = ratio("limit", 0.6, rounds=9, ours_seconds=0.04, rival_seconds=0.024)
+    eval_records.write(results / "made_up.json", [*found, last])
     page = tables(str(results), readme=str(readme))
     rows = table_under(page, "Seconds of a training step, of an")
     assert [(row["rival"], row["precision"], row["rival's"], row["ratio"]) for row in rows] == [
-        ("limit", "float32", "0.012", "0.60"),
+        ("limit", "float32", "0.024", "0.60"),
         ("torch_eager", "float32", "0.03", "1.50"),
         ("limit", "bfloat16", "0.005", "0.25"),
     ]
     short = table_under(readme.read_text(), "Seconds of a training step, of an")
     assert [[*row.values()] for row in short] == [
-        ["`mem_vae_mnist`", "float32", "0.02", "1.50", "0.60", "2 cores"],
-        ["`mem_vae_mnist`", "bfloat16", "0.01", "-", "0.25", "2 cores"],
+        ["`mem_vae_mnist`", "float32", "0.02 to 0.04", "1.50", "0.60", "2 cores"],
+        ["`mem_vae_mnist`", "bfloat16", "0.01", "-", "0.25", "2 cores, huge pages"],
     ]
+    assert [row["device"] for row in rows] == ["2 cores", "2 cores", "2 cores, huge pages"]
     assert "Times" not in page  # no row of the table of times
 
 
