@@ -163,6 +163,6 @@ def run(main: Callable[..., None]) -> None:
     It ends the process with the exit code.
     """
     specification = sys.modules["__main__"].__spec__
-    if specification is not None:
-        huge_pages.start_anew(specification.name.removesuffix(".__main__"))
-    sys.exit(exit_code_of(lambda: tyro.cli(main) or 0))
+    name = "benchmarks" if specification is None else specification.name.removesuffix(".__main__")
+    huge_pages.start_anew(name)
+    sys.exit(exit_code_of(lambda: tyro.cli(main, prog=name) or 0))

@@ -1,5 +1,6 @@
 """What a user can get wrong, and what a disk can, said in one line."""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -19,10 +20,23 @@ class WriteError(OSError):
     """
 
 
+def ended_by_its_reader() -> int:
+    """The exit code where nobody reads what a program prints any more, as after `| head`.
+
+    Python would say so once more at its end, when it writes what is left.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + 13  # SIGPIPE
+
+
 def exit_code_of(program: Callable[[], int]) -> int:
     """The exit code of a program, which returns its own; errors are said on stderr."""
     try:
-        return program()
+        code = program()
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        return ended_by_its_reader()
     except InputError as error:
         code, said = 2, f"error: {error}"
     except WriteError as error:

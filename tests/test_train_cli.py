@@ -211,3 +211,14 @@ def test_the_program_itself() -> None:
     )
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.count("\n") == 1 and "vae_digits" in done.stderr
+
+
+@pytest.mark.parametrize("command", [["train", "--list"], ["eval", "--help"]])
+def test_a_reader_that_ends_early_is_no_error(command: list[str]) -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes, "wb") as closed:
+        done = subprocess.run(
+            [sys.executable, "-m", *command], stdout=closed, stderr=subprocess.PIPE, cwd=ROOT
+        )
+    assert (done.returncode, done.stderr) == (141, b"")

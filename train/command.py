@@ -17,7 +17,7 @@ import tyro
 
 from memjax import configs, hosts
 from memjax.config import Experiment
-from memjax.errors import InputError, WriteError
+from memjax.errors import InputError, WriteError, ended_by_its_reader
 
 from . import NonFiniteError, Stopped, run
 
@@ -45,7 +45,11 @@ def main(argv: list[str]) -> int:
     _say_plainly()
     try:
         with hosts.ended_at_once():
-            return _main(argv)
+            code = _main(argv)
+            sys.stdout.flush()
+            return code
+    except BrokenPipeError:
+        return ended_by_its_reader()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
