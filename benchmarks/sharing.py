@@ -141,7 +141,12 @@ def main(
     """
     sizes = Sizes(num_samples, batch_size, chunk_size)
     check_some(device_counts=device_counts)
-    check_at_least(**sizes._asdict(), device_counts=min(device_counts))
+    check_at_least(**sizes._asdict())
+    # Before jax is started: it would make as many virtual devices as are asked for.
+    for count in device_counts:
+        check_at_least(device_counts=count)
+        if batch_size % count:
+            raise InputError(f"--batch-size: found {batch_size}, expected a multiple of {count}")
     path = epath.Path(results) / "benchmarks.json"
     records.check_file(path)
     if "xla_force_host_platform_device_count" not in os.environ.get("XLA_FLAGS", ""):
@@ -150,9 +155,6 @@ def main(
     backend.check_devices()
     if (there := jax.local_device_count()) < max(device_counts):
         raise InputError(f"--device-counts: found {max(device_counts)}, expected at most {there}")
-    for count in device_counts:
-        if batch_size % count:
-            raise InputError(f"--batch-size: found {batch_size}, expected a multiple of {count}")
     found = compare(device_counts, sizes)
     records.add(path, found)
     print(columns(rows(found)))

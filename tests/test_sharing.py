@@ -94,7 +94,10 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, found: list[Re
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"device_counts": (1, 5)}, "--device-counts: found 5, expected at most 4"),
+        (
+            {"device_counts": (1, 5), "batch_size": 5},
+            "--device-counts: found 5, expected at most 4",
+        ),
         ({"device_counts": ()}, "--device-counts: found no values, expected at least one"),
         ({"device_counts": (0,)}, "--device-counts: found 0, expected at least 1"),
         ({"batch_size": 6, "device_counts": (4,)}, "--batch-size: found 6, expected a multiple"),
@@ -105,6 +108,22 @@ def test_what_cannot_be_compared(tmp_path: Path, fields: dict, message: str) -> 
     with pytest.raises(InputError, match=message):
         sharing.main(results=str(tmp_path), **fields)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("count", "message"),
+    [
+        (100_000, "^--batch-size: found 8, expected a multiple of 100000$"),
+        (2**31, "^--device-counts: found 2147483648, expected at most 2147483647$"),
+    ],
+)
+def test_too_many_devices_are_refused_before_there_are_any(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int, message: str
+) -> None:
+    monkeypatch.delenv("XLA_FLAGS")
+    monkeypatch.setattr(jax.config, "update", lambda *given: pytest.fail("jax was configured"))
+    with pytest.raises(InputError, match=message):
+        sharing.main((1, count), results=str(tmp_path))
 
 
 @pytest.mark.parametrize("sample_devices", [0, 3, 8])
