@@ -182,13 +182,12 @@ def _prepare(plans: Sequence[Plan]) -> None:
 
 
 def _check_rounds(rounds: int, trial: bool) -> None:
-    if trial:
-        timing.check_rounds(rounds)
-    elif rounds < FEWEST:
+    if not trial and rounds < FEWEST:
         raise InputError(
             f"--rounds: found {rounds}, expected at least {FEWEST}, or --trial, which records "
             "nothing"
         )
+    timing.check_rounds(rounds)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from benchmarks.timing import (
     alternate,
     check_one_device,
     check_rounds,
+    enough_memory,
     random_bits,
     record,
     rounded,
@@ -33,7 +34,7 @@ from benchmarks.timing import (
 )
 from benchmarks.training import Epochs
 from eval import records
-from eval.options import check_some
+from eval.options import check_at_least, check_some
 from eval.records import Record
 from eval.text import columns
 from memjax import backend, configs
@@ -73,10 +74,11 @@ def over_memory(kind: Kind, sizes: Sequence[int], rounds: int) -> list[Record]:
     found: dict[str, list[float]] = {}
     last: dict[str, Experiment] = {}
     for size in sizes:
-        dataset = random_bits(4, size // 4 + 8, 26)
-        compared = {name: Epochs(one, dataset, 1) for name, one in variants(kind, size).items()}
-        say(f"{kind} {size}")
-        times = alternate([one.seconds for one in compared.values()], rounds)
+        with enough_memory("sizes", size):
+            dataset = random_bits(4, size // 4 + 8, 26)
+            compared = {name: Epochs(one, dataset, 1) for name, one in variants(kind, size).items()}
+            say(f"{kind} {size}")
+            times = alternate([one.seconds for one in compared.values()], rounds)
         for (name, one), seconds in zip(compared.items(), times, strict=True):
             found.setdefault(name, []).append(statistics.median(seconds))
             last[name] = one.experiment
@@ -95,11 +97,12 @@ def over_learned(sizes: Sequence[int], rounds: int) -> list[Record]:
     """A step of vma_learned_mnist over the number of entries, hard and soft, K as `over_memory`."""
     dataset, found = random_bits(1, 10_000, 28), dict[str, dict[int, float]]()
     for size in sizes:
-        compared = {name: Epochs(one, dataset, 1) for name, one in learned(size).items()}
-        say(f"learned {size}")
-        timed = {name: one.seconds for name, one in compared.items()}
-        timed["products of hard"] = compared["hard"].limit().seconds
-        times = alternate(list(timed.values()), rounds)
+        with enough_memory("learned_sizes", size):
+            compared = {name: Epochs(one, dataset, 1) for name, one in learned(size).items()}
+            say(f"learned {size}")
+            timed = {name: one.seconds for name, one in compared.items()}
+            timed["products of hard"] = compared["hard"].limit().seconds
+            times = alternate(list(timed.values()), rounds)
         for name, seconds in zip(timed, times, strict=True):
             found.setdefault(name, {})[size] = statistics.median(seconds)
     # Entries are what the curve is over.
@@ -178,10 +181,12 @@ def main(
     check_rounds(rounds)
     check_some(parts=parts, kinds=kinds, sizes=sizes, learned_sizes=learned_sizes)
     for size in sizes:
-        if size < 4 or size % 4:
+        check_at_least(4, sizes=size)
+        if size % 4:
             raise InputError(f"--sizes: found {size}, expected multiples of four")
     for size in learned_sizes:
-        if size < 1 or (size > BLOCK_SIZE and size % BLOCK_SIZE):
+        check_at_least(learned_sizes=size)
+        if size > BLOCK_SIZE and size % BLOCK_SIZE:
             raise InputError(
                 f"--learned-sizes: found {size}, expected at most {BLOCK_SIZE} or a multiple of it"
             )

@@ -1,11 +1,12 @@
 """What the benchmarks of steps share: rounds that alternate, and records of them."""
 
+import contextlib
 import dataclasses
 import importlib
 import importlib.metadata
 import statistics
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ import numpy as np
 import tyro
 
 from eval import records
+from eval.options import check_at_least
 from eval.records import Record
 from memjax import backend, config, configs, huge_pages
 from memjax.config import Experiment
@@ -133,9 +135,27 @@ def rows(found: list[Record]) -> list[tuple[str, ...]]:
 
 
 def check_rounds(rounds: int) -> None:
-    """Raises InputError for fewer than one."""
-    if rounds < 1:
-        raise InputError(f"--rounds: found {rounds}, expected at least 1")
+    """Raises InputError for fewer than one, or more than jax counts to."""
+    check_at_least(rounds=rounds)
+
+
+@contextlib.contextmanager
+def enough_memory(option: str, size: int) -> Iterator[None]:
+    """Where what an option asks for may be more than memory holds.
+
+    Raises:
+        InputError: it is, says numpy or XLA.
+    """
+    try:
+        yield
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+        said = f"{error}".partition("\n")[0].rstrip(".")
+        if not isinstance(error, MemoryError) and "Out of memory" not in said:
+            raise
+        name = option.replace("_", "-")
+        raise InputError(
+            f"--{name}: found {size}, expected fewer, for which there is memory ({said})"
+        ) from None
 
 
 def check_names(option: str, given: Sequence[str], known: Sequence[str]) -> None:

@@ -58,6 +58,11 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
         ({"precisions": ()}, "^--precisions: found none, expected some of float32"),
         ({"rounds": 4}, "^--rounds: found 4, expected at least 5, or --trial, which records noth"),
         ({"rounds": 0, "trial": True}, "^--rounds: found 0, expected at least 1$"),
+        ({"rounds": 2**31}, "^--rounds: found 2147483648, expected at most 2147483647$"),
+        (
+            {"rounds": 2**31, "trial": True},
+            "^--rounds: found 2147483648, expected at most 2147483647$",
+        ),
         (
             {"rivals": ("ours_float32",), "precisions": ("float32",)},
             "^--rivals: found ours_float32, expected for mem_vae_mnist at float32 some of torch_ea",

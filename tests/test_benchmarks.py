@@ -144,7 +144,20 @@ def test_addresses_of_a_large_memory() -> None:
         (addressing, {"parts": ()}, "^--parts: found no values, expected at least one"),
         (addressing, {"learned_sizes": ()}, "^--learned-sizes: found no values, expected at"),
         (addressing, {"sizes": (16, 6)}, "^--sizes: found 6, expected multiples of four"),
+        (addressing, {"sizes": (0,)}, "^--sizes: found 0, expected at least 4"),
+        (
+            addressing,
+            {"sizes": (2**31,)},
+            "^--sizes: found 2147483648, expected at most 2147483647",
+        ),
+        (addressing, {"learned_sizes": (0,)}, "^--learned-sizes: found 0, expected at least 1"),
+        (
+            addressing,
+            {"learned_sizes": (2**31,)},
+            "^--learned-sizes: found 2147483648, expected at m",
+        ),
         (addressing, {"rounds": 0}, "^--rounds: found 0, expected at least 1"),
+        (addressing, {"rounds": 2**31}, "^--rounds: found 2147483648, expected at most 2147483647"),
         (training, {"rounds": 0}, "^--rounds: found 0, expected at least 1"),
         (training, {"parts": ()}, "^--parts: found no values, expected at least one"),
         (training, {"experiments": ()}, "^--experiments: found no values, expected at least"),
@@ -159,6 +172,34 @@ def test_addresses_of_a_large_memory() -> None:
 def test_bad_options(module: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message):
         module.main(**options)
+
+
+@pytest.mark.parametrize(
+    ("parts", "sizes"),
+    [
+        # 1.5 TB of images by numpy, 2 TB of memory by XLA.
+        ({"parts": ("memory",), "kinds": ("dense",)}, {"sizes": 2**31 - 4}),
+        ({"parts": ("learned",)}, {"learned_sizes": 2**31 - 128}),
+    ],
+)
+def test_what_memory_cannot_hold_is_said_in_a_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: Any, sizes: dict[str, int]
+) -> None:
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    ((name, size),) = sizes.items()
+    option = name.replace("_", "-")
+    message = rf"^--{option}: found {size}, expected fewer, for which there is memory \(.*\)$"
+    with pytest.raises(InputError, match=message):
+        addressing.main(**parts, **{name: (size,)}, rounds=1, results=str(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_another_error_of_xla_is_no_lack_of_memory() -> None:
+    error = jax.errors.JaxRuntimeError("INTERNAL: something else")
+    with pytest.raises(jax.errors.JaxRuntimeError), timing.enough_memory("sizes", 4):
+        raise error
+    with pytest.raises(InputError), timing.enough_memory("sizes", 4):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes.")
 
 
 def test_seeds_that_are_timed_together_are_those_timed_alone() -> None:
