@@ -7,6 +7,7 @@ import importlib.metadata
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from traceback import walk_tb
 from typing import Any
 
 import jax
@@ -69,18 +70,35 @@ def optional(module: str) -> Any:
     """A module of the benchmarks that needs a library which memjax does not.
 
     Raises:
-        InputError: the library is not installed.
+        InputError: the library is not installed, or cannot be imported.
     """
     try:
         return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        library = (error.name or "").partition(".")[0]
-        if library not in OPTIONAL:
+    except (ImportError, OSError) as error:
+        missing = isinstance(error, ModuleNotFoundError) and _library(error.name)
+        library = missing or _failing(error)
+        if library is None:
             raise
+        # Of a library that lacks another, or a shared object that the system does not have.
+        broken = f"found it broken ({' '.join(str(error).split())})"
         raise InputError(
-            f"{library}: not installed, expected it for the rivals that are written in it: pip "
-            f"install {library}, or without them --rivals limit"
+            f"{library}: {'not installed' if missing else broken}, expected it for the rivals that "
+            f"are written in it: pip install {library}, or without them --rivals limit"
         ) from None
+
+
+def _failing(error: ImportError | OSError) -> str | None:
+    """The optional library whose import ended in an error: the first that had begun, if any."""
+    modules = [frame.f_globals.get("__name__") for frame, _ in walk_tb(error.__traceback__)]
+    if isinstance(error, ImportError):
+        modules.append(error.name)  # from which a module of ours has asked what it does not have
+    return next(filter(None, map(_library, modules)), None)
+
+
+def _library(module: str | None) -> str | None:
+    """The optional library that a module belongs to, if it does."""
+    library = (module or "").partition(".")[0]
+    return library if library in OPTIONAL else None
 
 
 def record(experiment: Experiment, metric: str, seconds: list[float]) -> Record:

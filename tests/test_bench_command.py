@@ -9,7 +9,7 @@ import jax
 import pytest
 
 from benchmarks import __main__ as bench
-from benchmarks import jobs, units
+from benchmarks import jobs, timing, units
 from eval import records
 from memjax import configs
 from memjax.errors import InputError
@@ -98,6 +98,56 @@ def test_missing_pythae_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "pythae.models", None)
     with pytest.raises(InputError, match=r"^pythae: not installed, expected it .*: pip install py"):
         bench.main(results=str(tmp_path))
+
+
+@pytest.mark.parametrize("library", timing.OPTIONAL)
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (
+            "OSError('libnone.so: cannot open\\nshared object')",
+            "libnone.so: cannot open shared obj",
+        ),
+        ("ImportError('undefined symbol')", "undefined symbol"),
+        ("ModuleNotFoundError('No module', name='filelock')", "No module"),
+    ],
+)
+def test_a_broken_library_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str, error: str, said: str
+) -> None:
+    module = {"torch": "benchmarks.torch_common", "pythae": "benchmarks.torch_pythae"}[library]
+    if library == "pythae":
+        pytest.importorskip("torch")
+    _in_place_of(monkeypatch, tmp_path, library, f"raise {error}")
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    message = rf"^{library}: found it broken \({said}.*\), expected it for .* pip install {library}"
+    with pytest.raises(InputError, match=message) as found:
+        timing.optional(module)
+    assert "\n" not in str(found.value)
+
+
+def test_a_library_without_what_is_asked_of_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _in_place_of(monkeypatch, tmp_path, "torch", "")
+    monkeypatch.delitem(sys.modules, "benchmarks.torch_common", raising=False)
+    with pytest.raises(InputError, match=r"^torch: found it broken \(cannot import name 'Tensor'"):
+        timing.optional("benchmarks.torch_common")
+
+
+def test_an_error_of_our_own_is_not_that_of_a_library(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _in_place_of(monkeypatch, tmp_path, "ours", "import of_no_library")
+    with pytest.raises(ModuleNotFoundError, match="of_no_library"):
+        timing.optional("ours")
+
+
+def _in_place_of(monkeypatch: pytest.MonkeyPatch, folder: Path, library: str, program: str) -> None:
+    (folder / f"{library}.py").write_text(program)
+    monkeypatch.syspath_prepend(folder)
+    for name in [name for name in sys.modules if name.partition(".")[0] == library]:
+        monkeypatch.delitem(sys.modules, name)
 
 
 def test_a_processor_without_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
