@@ -85,7 +85,8 @@ class TorchMemVAE(nn.Module):
         super().__init__()
         assert model.image_shape is not None and all(model.slots) and model.batch_norm
         pixels, hidden = math.prod(model.image_shape), model.hidden
-        self.latent, self.local = model.latent, model.local_reconstruction
+        self.latent = model.latent
+        self.local = model.local_reconstruction if any(model.local_reconstruction) else ()
         self.epsilon = model.batch_norm_epsilon
         below, above = (pixels, *hidden[:-1]), (*hidden[1:], model.latent)
         self.recognition, self.generative = (
@@ -101,18 +102,22 @@ class TorchMemVAE(nn.Module):
         self.posterior_log_variance = nn.Linear(hidden[-1], model.latent)
         self.image_mean = nn.Linear(hidden[0], pixels)
 
-    def forward(self, images: Tensor, noise: Tensor, local_noise: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, images: Tensor, noise: Tensor, local_noise: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Log weights `[K, B]` and the penalty `[B]` of a training batch.
 
         Args:
             images: `[B, pixels]`.
             noise: `[K, B, D]`, of z.
-            local_noise: `[K, B, D]`, of the z of the local reconstruction error.
+            local_noise: `[K, B, D]`, of the z of the local reconstruction error, if the model has
+                one.
         """
         mean, log_variance, normalised = self.encode(images)
         log_weights = self.log_weights(images, mean, log_variance, noise)
         if not self.local:
             return log_weights, torch.zeros_like(log_weights[0])
+        assert local_noise is not None
         other = self._decode(mean + torch.exp(0.5 * log_variance) * local_noise, record=False)
         return log_weights, self._local_error(normalised, other, len(noise))
 
@@ -191,13 +196,16 @@ def training(of: Experiment, params: Weights, dataset: Dataset, how: How) -> Tra
     module.to(where)
     batch_size, num_samples = of.train.batch_size, of.objective.num_samples
 
+    # A second z is drawn for the local reconstruction error alone, as in ours.
+    shape = (2 if module.local else 1, num_samples, batch_size, of.model.latent)
+
     def draw() -> tuple[Tensor, ...]:
         chosen = torch.randint(len(images), (batch_size,), device=where)
-        noise = torch.randn(2, num_samples, batch_size, of.model.latent, device=where)
+        noise = torch.randn(shape, device=where)
         return torch.bernoulli(images[chosen].float() / dataset.maximum), *noise
 
-    def loss(images: Tensor, noise: Tensor, local_noise: Tensor) -> Tensor:
-        log_weights, penalty = module(images, noise, local_noise)
+    def loss(images: Tensor, *noise: Tensor) -> Tensor:
+        log_weights, penalty = module(images, *noise)
         return -(bound(log_weights) - penalty).mean()
 
     return Training(module, loss, draw, of.optimizer, how)

@@ -169,6 +169,29 @@ def test_the_optimiser_takes_the_same_steps() -> None:
         np.testing.assert_allclose(theirs.detach(), params, rtol=1e-5)
 
 
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(("local", "drawn"), [((0.1, 0.1), 2), ((0.0, 0.0), 1), ((), 1)])
+def test_noise_is_drawn_where_it_is_used(
+    monkeypatch: pytest.MonkeyPatch, local: tuple[float, ...], drawn: int, compiled: bool
+) -> None:
+    from benchmarks.torch_common import How
+    from benchmarks.torch_mem_vae import training
+
+    # Compilation takes a minute, and what is compiled is the loss alone.
+    monkeypatch.setattr(torch, "compile", lambda function: function)
+    base = configs.get("mem_vae_digits")
+    model = tiny.mem_vae(local_reconstruction=local)
+    experiment = dataclasses.replace(base, model=model)
+    shape = tiny.IMAGE_SHAPE
+    images = np.random.default_rng(0).integers(0, 256, (20, *shape), np.uint8)
+    dataset = Dataset("random", {"train": Split(images)}, 255)
+    made = training(experiment, tiny.variables(model)["params"], dataset, How(compiled))
+    _, *noise = made._draw()
+    expected = (experiment.objective.num_samples, experiment.train.batch_size, model.latent)
+    assert [tuple(one.shape) for one in noise] == [expected] * drawn
+    assert made.seconds(1) > 0 and np.isfinite(made.loss())
+
+
 SMALL: dict[str, tuple[str, dict[str, Any]]] = {
     "mem_vae_digits": ("torch_mem_vae", {"hidden": (8, 6), "latent": 3, "slots": (5, 2)}),
     "vma_recall": ("torch_vma", {"hidden": (6, 5), "latent": 2, "matching": 3}),
