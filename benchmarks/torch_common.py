@@ -3,6 +3,7 @@
 It imports torch.
 """
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -18,6 +19,10 @@ from memjax.errors import InputError
 from memjax.products import Precision
 
 Weights = Mapping[str, Any]
+# Of the optimiser: what `Optimizer` does, and what changes the learning rate after the first epochs
+# and no step's cost.
+DONE = ("learning_rate", "b1", "b2", "epsilon", "clip_global_norm", "clip_element")
+LATER = ("constant_epochs", "later_rates", "decay")
 
 
 class How(NamedTuple):
@@ -84,6 +89,18 @@ class Optimizer:
     """Clipping and fused Adam, of `training.make_optimizer` in its first epochs."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], fields: OptimizerConfig):
+        """Take the parameters.
+
+        Raises:
+            InputError: a field asks for what is not done here, so that steps would not be the same.
+        """
+        for field in dataclasses.fields(fields):
+            value = getattr(fields, field.name)
+            if field.name not in (*DONE, *LATER) and value != field.default:
+                raise InputError(
+                    f"optimizer.{field.name}: found {value}, expected {field.default}, as the "
+                    "rivals in PyTorch have it"
+                )
         self._parameters, self._fields = parameters, fields
         self._adam = torch.optim.Adam(
             parameters,

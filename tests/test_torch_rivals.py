@@ -12,8 +12,11 @@ from scipy import special, stats
 
 from benchmarks import timing
 from benchmarks.evaluation import Sizes
+from benchmarks.jobs import JOBS
+from benchmarks.training import Epochs
 from memjax import configs, training
 from memjax.data import Dataset, Split
+from memjax.errors import InputError
 from memjax.large_memory import Slots
 from memjax.models.mem_vae import MemVAE
 from memjax.objectives import pathwise
@@ -167,6 +170,31 @@ def test_the_optimiser_takes_the_same_steps() -> None:
         params = optax.apply_updates(params, updates)
         optimizer.step((theirs * copied(slope)).sum())
         np.testing.assert_allclose(theirs.detach(), params, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("weight_decay", 3e-4), ("undecayed", ("memory",)), ("another", 1)]
+)
+def test_what_the_optimiser_does_not_do_is_refused(field: str, value: Any) -> None:
+    from benchmarks.torch_common import Optimizer
+
+    base = configs.get("mem_vae_mnist").optimizer
+    kind = dataclasses.make_dataclass(
+        "Later", [("another", int, 0)], bases=(type(base),), frozen=True
+    )
+    fields = dataclasses.replace(kind(**dataclasses.asdict(base)), **{field: value})
+    with pytest.raises(
+        InputError, match=rf"^optimizer\.{field}: found .*, expected .*, as the riv"
+    ):
+        Optimizer([torch.nn.Parameter(torch.zeros(1))], fields)
+
+
+@pytest.mark.parametrize("name", [name for name, job in JOBS.items() if job.kind is Epochs])
+def test_the_optimisers_of_the_jobs_are_not_refused(name: str) -> None:
+    from benchmarks.torch_common import Optimizer
+
+    fields = configs.get(JOBS[name].experiment).optimizer
+    Optimizer([torch.nn.Parameter(torch.zeros(1))], fields)
 
 
 @pytest.mark.parametrize("compiled", [False, True])
