@@ -3,8 +3,9 @@
     python -m benchmarks.training --data-dir DIR
 
 - `epochs`: of the experiments.
-- `start`: a new process with an empty cache of prepared data, up to its first step and checkpoint;
-  without a cache of compiled programs (JAX_COMPILATION_CACHE_DIR), and with one that is filled.
+- `start`: a new process with an empty cache of prepared data, up to the checkpoint after its first
+  step; without a cache of compiled programs (JAX_COMPILATION_CACHE_DIR), and with one that is
+  filled.
 - `seeds`: a step of several seeds together, beside one of a single seed, on random images.
 
 Rounds of what is compared alternate and the median is taken, since machines are noisy. Results go
@@ -31,13 +32,13 @@ from benchmarks import limit, timing
 from benchmarks.limit import Limit
 from benchmarks.timing import alternate, check_one_device, check_rounds, random_bits, run
 from eval import records
-from eval.options import check_some
+from eval.options import check_at_least, check_some
 from eval.records import Record
 from eval.text import columns
 from memjax import backend, configs, data, huge_pages, training
 from memjax.config import Experiment
 from memjax.data import Dataset
-from memjax.errors import InputError
+from memjax.errors import InputError, WriteError
 from memjax.types import Array
 from train import devices
 from train.devices import RunState
@@ -45,6 +46,15 @@ from train.replicas import stacked
 from train.runner import fit_to_data
 
 COMPILED = "JAX_COMPILATION_CACHE_DIR"
+# What a new process runs; what it cannot use it says in one line, as `python -m train` would.
+PROGRAM = """
+import sys, train
+from memjax.errors import exit_code_of
+def main():
+    train.run({name!r}, "run", data_dir={data_dir!r}, stop_at_step=1)
+    return 0
+sys.exit(exit_code_of(main))
+"""
 Part = Literal["epochs", "start", "seeds"]
 
 
@@ -138,14 +148,18 @@ def start_seconds(name: str, rounds: int, data_dir: str | None) -> list[Record]:
 
 
 def start(name: str, data_dir: str | None, compiled: str | None) -> float:
-    """Seconds from the start of a process to its end, after the first step and its checkpoint.
+    """Seconds from the start of a process to the checkpoint after its first step, where it ends.
 
     Args:
         name: of an experiment.
         data_dir: folder with <dataset>.npz files; the cache of prepared data is empty.
         compiled: folder of jax's compilation cache, if there is to be one.
+
+    Raises:
+        InputError: what the process cannot use, such as data that are not there.
+        WriteError: what it cannot write.
     """
-    program = f"import train; train.run({name!r}, 'run', data_dir={data_dir!r}, stop_at_step=1)"
+    program = PROGRAM.format(name=name, data_dir=data_dir)
     with tempfile.TemporaryDirectory() as folder:
         environment = {
             **{key: of for key, of in os.environ.items() if key != COMPILED},
@@ -153,9 +167,24 @@ def start(name: str, data_dir: str | None, compiled: str | None) -> float:
             "MEMJAX_CACHE_DIR": f"{folder}/cache",
             "PYTHONPATH": str(Path.cwd()),
         }
-        started = time.monotonic()
-        subprocess.run([sys.executable, "-c", program], cwd=folder, env=environment, check=True)
-        return time.monotonic() - started
+        said, command = Path(folder, "said"), [sys.executable, "-c", program]
+        with said.open("w") as file:
+            started = time.monotonic()
+            ended = subprocess.run(command, cwd=folder, env=environment, stderr=file)
+            seconds = time.monotonic() - started
+        _check_ended(ended, said.read_text(errors="replace"))
+    return seconds
+
+
+def _check_ended(ended: subprocess.CompletedProcess, said: str) -> None:
+    """Raise the error that a process has said in its last line; pass on what else it has said."""
+    *before, last = said.splitlines() or [""]
+    kinds: dict[int, type[Exception]] = {2: InputError, 1: WriteError}
+    if ended.returncode in kinds and last.startswith("error: "):
+        print("".join(f"{line}\n" for line in before), end="", file=sys.stderr)
+        raise kinds[ended.returncode](last.removeprefix("error: "))
+    print(said, end="", file=sys.stderr)
+    ended.check_returncode()
 
 
 def seeds_seconds(name: str, num_seeds: int, rounds: int) -> list[Record]:
@@ -215,8 +244,7 @@ def main(
     check_some(parts=parts, experiments=experiments)
     for name in experiments:
         configs.get(name)
-    if num_seeds < 2:
-        raise InputError(f"--num-seeds: found {num_seeds}, expected at least 2")
+    check_at_least(2, num_seeds=num_seeds)
     path = epath.Path(results) / "benchmarks.json"
     records.check_file(path)
     backend.configure()

@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from eval import records
 from memjax import configs, huge_pages, objectives, sampling
 from memjax.config import Experiment
 from memjax.data import Dataset
-from memjax.errors import InputError
+from memjax.errors import InputError, WriteError
 from memjax.models.vma import VMA
 from memjax.models.writer import Writer
 from memjax.types import Batch, Terms, Variables
@@ -164,6 +166,7 @@ def test_addresses_of_a_large_memory() -> None:
         (training, {"experiments": ("nothing",)}, "^experiment 'nothing': unknown"),
         (training, {"parts": ("seeds",)}, "^devices: found 4, expected one"),
         (training, {"num_seeds": 1}, "^--num-seeds: found 1, expected at least 2"),
+        (training, {"num_seeds": 2**31}, "^--num-seeds: found 2147483648, expected at most 214748"),
         (writing, {"steps": ()}, "^--steps: found none, expected at least one"),
         (writing, {"steps": (0,)}, "^--steps: found 0, expected 1 to 2147483647"),
         (writing, {"steps": (2**31,)}, "^--steps: found 2147483648, expected 1 to 2147483647"),
@@ -260,6 +263,32 @@ def test_a_start_finds_what_another_has_compiled(
     assert not list(tmp_path.iterdir())
     assert training.start("vae_digits", None, str(tmp_path / "own")) > 0
     assert [path.name for path in tmp_path.iterdir()] == ["own"]
+
+
+def test_a_start_without_data_is_said_in_a_line(tmp_path: Path) -> None:
+    options = ["--parts", "start", "--experiments", "vae_mnist", "--rounds", "1"]
+    folders = ["--data-dir", str(tmp_path / "none"), "--results", str(tmp_path)]
+    command = [sys.executable, "-m", "benchmarks.training", *options, *folders]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 2 and not list(tmp_path.iterdir())
+    (line,) = ended.stderr.splitlines()
+    assert line.startswith("error: ") and str(tmp_path / "none") in line
+
+
+def test_what_a_process_says_before_it_ends(capsys: pytest.CaptureFixture[str]) -> None:
+    def check(code: int, said: str) -> str:
+        training._check_ended(subprocess.CompletedProcess([], code), said)
+        return capsys.readouterr().err
+
+    assert check(0, "one\nerror: of another\n") == "one\nerror: of another\n"
+    for code, kind in ((2, InputError), (1, WriteError)):
+        with pytest.raises(kind, match=r"^x: found y$"):
+            check(code, "one\nerror: x: found y\n")
+        assert capsys.readouterr().err == "one\n"
+    for code, said in ((1, "Traceback\nValueError: error: x\n"), (1, ""), (-9, "error: x\n")):
+        with pytest.raises(subprocess.CalledProcessError):
+            check(code, said)
+        assert capsys.readouterr().err == said
 
 
 def test_seconds_over_seeds(monkeypatch: pytest.MonkeyPatch) -> None:
