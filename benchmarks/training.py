@@ -115,7 +115,12 @@ class Epochs:
         return module.training(self.experiment, self.params, self._dataset, how)
 
     def seconds(self, count: int) -> float:
-        """Take `count` steps; returns how long they took."""
+        """Take `count` steps; returns how long they took.
+
+        They are one call, from the first row of the plan on. A fast device takes more of them in a
+        call than the plan has rows: jax clamps an index, so that those beyond it take the last row
+        again, which costs as much as any other.
+        """
         started = time.monotonic()
         place = (jnp.int32(0), jnp.int32(0), jnp.int32(count))
         self._state = self._call(self._state, self._source, self._plan, *place)

@@ -216,6 +216,21 @@ def test_seeds_that_are_timed_together_are_those_timed_alone() -> None:
     chex.assert_trees_all_close(second, steps(5, 1).params, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("num_seeds", [1, 2])
+def test_steps_beyond_the_plan_take_its_last_row(num_seeds: int) -> None:
+    base, dataset = configs.get("vae_digits"), timing.random_bits(1, 100, 8)
+    train = dataclasses.replace(base.train, num_seeds=num_seeds)
+    model = base.model.clone(hidden=(8, 6), latent=3)
+    base = dataclasses.replace(base, train=train, model=model)
+    within, beyond = (training.Epochs(base, dataset, 1) for _ in range(2))
+    assert within.steps == 2
+    within._plan = np.concatenate([within._plan, within._plan[..., 1:, :]], axis=-2)
+    for one in (within, beyond):
+        assert one.seconds(3) > 0
+        np.testing.assert_array_equal(one._state.train.step, 4 if num_seeds == 1 else [4, 4])
+    chex.assert_trees_all_equal(within.params, beyond.params)
+
+
 def test_an_evaluation_is_timed_by_the_image() -> None:
     asked = []
     timed = evaluation.ByImage(lambda batches: asked.append(batches) or 12.0 * batches, 4)
