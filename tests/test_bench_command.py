@@ -1,9 +1,12 @@
 """`python -m benchmarks`: what it refuses, what it compares, what it records."""
 
+import dataclasses
 import functools
+import importlib.metadata
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, get_args
 
 import jax
 import pytest
@@ -13,6 +16,7 @@ from benchmarks import jobs, timing, units
 from eval import records
 from memjax import configs
 from memjax.errors import InputError
+from memjax.products import Precision
 
 
 class Slow:
@@ -174,6 +178,34 @@ def test_ratios_are_recorded(tmp_path: Path, compared: list[tuple[str, ...]]) ->
     assert one.commit and one.versions["jax"] == jax.__version__
 
 
+def test_medians_are_compared() -> None:
+    ours = Slow(1.0)
+    one = bench.record("mem_vae_mnist", "limit", ours, [1.0, 2.0, 9.0], [4.0, 3.0, 5.0])
+    assert (one.value, one.values) == (2.0, [4.0, 1.5, 0.556])
+    seconds = [one.protocol[name] for name in ("ours_seconds", "rival_seconds")]
+    assert seconds == [2.0, 4.0] and one.protocol["rounds"] == 3
+
+
+@pytest.mark.parametrize(
+    ("rival", "libraries"),
+    [
+        ("torch_eager", {"torch"}),
+        ("torch_compile", {"torch"}),
+        ("pythae", {"torch", "pythae"}),
+        ("limit", set()),
+        ("ours_float32", set()),
+        ("limit_float32", set()),
+    ],
+)
+def test_versions_of_a_rival_are_recorded(
+    monkeypatch: pytest.MonkeyPatch, rival: str, libraries: set[str]
+) -> None:
+    monkeypatch.setattr(importlib.metadata, "version", lambda library: f"of {library}")
+    one = bench.record("iwae50_mnist", rival, Slow(1.0), [1.0], [2.0])
+    found = {name: of for name, of in one.versions.items() if name in timing.OPTIONAL}
+    assert found == {library: f"of {library}" for library in libraries}
+
+
 def test_a_trial_records_nothing(
     tmp_path: Path, compared: list[tuple[str, ...]], capsys: pytest.CaptureFixture
 ) -> None:
@@ -201,6 +233,29 @@ def test_rivals_at_a_lower_precision_are_those_of_float32(monkeypatch: pytest.Mo
     monkeypatch.setattr(jobs, "make_ours", lambda job, precision: made.append(precision) or Slow(1))
     jobs.make_rival("ours_float32", jobs.JOBS["avme_mnist"], Slow(1.0))
     assert made == ["float32"]
+
+
+@pytest.mark.parametrize("precision", get_args(Precision))
+@pytest.mark.parametrize(
+    ("name", "module", "compiled"),
+    [
+        ("torch_eager", "torch_mem_vae", False),
+        ("torch_compile", "torch_mem_vae", True),
+        ("pythae", "torch_pythae", False),
+    ],
+)
+def test_rivals_in_torch_compute_as_they_are_named(
+    monkeypatch: pytest.MonkeyPatch, name: str, module: str, compiled: bool, precision: Any
+) -> None:
+    common = SimpleNamespace(How=lambda *how: how)
+    modules = {"benchmarks.torch_common": common, f"benchmarks.{module}": module}
+    monkeypatch.setattr(jobs, "optional", modules.__getitem__)
+    ours: Any = Slow(1.0)
+    train = dataclasses.replace(ours.experiment.train, precision=precision)
+    ours.experiment = dataclasses.replace(ours.experiment, train=train)
+    ours.in_torch = lambda *given: given
+    made = jobs.make_rival(name, jobs.JOBS["iwae50_mnist"], ours)
+    assert made == (module, (compiled, precision))
 
 
 def test_pythae_has_some_jobs_in_float32() -> None:

@@ -44,6 +44,11 @@ def test_rounds_alternate() -> None:
     assert calls[4:] == [("a", 10), ("b", 1)] * 3  # a second, or a step that takes longer
 
 
+def test_of_rounds_the_median_is_recorded() -> None:
+    made = timing.record(configs.get("vma_recall"), "step_seconds", [9.0, 1.0, 2.0])
+    assert (made.value, made.values) == (2.0, [9.0, 1.0, 2.0])
+
+
 @pytest.mark.parametrize("kind", ["convolutional", "dense"])
 def test_variants_differ_in_addressing_alone(kind: Any) -> None:
     made = addressing.variants(kind, 48)
