@@ -52,7 +52,8 @@ class BernoulliImages(distrax.Independent):
         super().__init__(distrax.Bernoulli(logits=logits), 3)
 
     def log_prob(self, value: Array) -> Array:
-        return _log_prob_of_bits(self.distribution.logits, jnp.asarray(value))
+        logits = self.distribution.logits
+        return _log_prob_of_bits(logits, jnp.asarray(value, logits.dtype))
 
 
 @jax.custom_jvp

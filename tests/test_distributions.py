@@ -122,6 +122,18 @@ def test_gradients_of_bernoulli_images_are_the_closed_form(
     np.testing.assert_allclose(found, of_each * curvature * change, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [bool, np.uint8])
+def test_bits_of_any_kind_have_the_gradient_of_their_numbers(kind: type) -> None:
+    logits, bits = drawn(6, 8, 8, 1), np.asarray(drawn(6, 8, 8, 1, seed=1)) > 0
+
+    def total(logits: jax.Array, bits: jax.Array | np.ndarray) -> jax.Array:
+        return bernoulli_images(logits).log_prob(bits).sum()
+
+    found = jax.value_and_grad(total)(logits, bits.astype(kind))
+    expected = jax.value_and_grad(total)(logits, bits.astype(np.float32))
+    jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
 def test_normals_sum_their_dimensions() -> None:
     value, mean, log_variance = drawn(5, 6, 3), drawn(6, 3, seed=1), 2 * drawn(6, 3, seed=2)
     found = diagonal_normal(mean, log_variance).log_prob(value)
