@@ -75,8 +75,8 @@ def optional(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except (ImportError, OSError) as error:
-        missing = isinstance(error, ModuleNotFoundError) and _library(error.name)
-        library = missing or _failing(error)
+        library = _failing(error)
+        missing = isinstance(error, ModuleNotFoundError) and error.name == library
         if library is None:
             raise
         # Of a library that lacks another, or a shared object that the system does not have.

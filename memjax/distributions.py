@@ -53,15 +53,15 @@ class BernoulliImages(distrax.Independent):
 
     def log_prob(self, value: Array) -> Array:
         logits = self.distribution.logits
-        return _log_prob_of_bits(logits, jnp.asarray(value, logits.dtype))
+        return _log_prob_of_bits(*jnp.broadcast_arrays(logits, jnp.asarray(value, logits.dtype)))
 
 
 @jax.custom_jvp
 def _log_prob_of_bits(logits: Array, value: Array) -> Array:
-    """log p(value) `[...]` in nats, of logits and values `[..., H, W, C]`."""
+    """log p(value) `[...]` in nats, of logits and values `[..., H, W, C]` of one shape and type."""
     if jax.default_backend() != "cpu":
         return jnp.sum(value * logits - jnp.logaddexp(logits, 0.0), axis=(-3, -2, -1))
-    return _summed_in_lanes(logits, value)
+    return _summed_in_lanes(logits, value).astype(logits.dtype)
 
 
 @_log_prob_of_bits.defjvp
@@ -78,11 +78,15 @@ def _summed_in_lanes(logits: Array, value: Array) -> Array:
     over neighbours: a quarter of the time or less. 1 + e is rounded to 6e-8, and so is, by itself,
     a log-probability of one nat.
     """
-    size = math.prod(logits.shape[-3:])
-    lanes = _lanes(size)
-    logits, value = (x.reshape(*x.shape[:-3], -1, lanes) for x in (logits, value))
-    total, product = jnp.zeros(()), jnp.ones(())
-    for row in range(size // lanes):
+    lanes, dtype = (
+        _lanes(math.prod(logits.shape[-3:])),
+        jnp.promote_types(logits.dtype, jnp.float32),
+    )
+    rows = math.prod(logits.shape[-3:]) // lanes
+    logits, value = (x.reshape(*x.shape[:-3], rows, lanes).astype(dtype) for x in (logits, value))
+    total = jnp.zeros((*logits.shape[:-2], lanes), dtype)
+    product = jnp.ones_like(total)
+    for row in range(rows):
         logit = logits[..., row, :]
         total += value[..., row, :] * logit - jnp.maximum(logit, 0.0)
         product *= 1.0 + jnp.exp(-jnp.abs(logit))
@@ -91,8 +95,8 @@ def _summed_in_lanes(logits: Array, value: Array) -> Array:
 
 def _lanes(size: int) -> int:
     """How many lanes share so many pixels: at most 64 each, so that no product exceeds 2^64."""
-    least = min(size, max(16, -(-size // 64)))
-    return next(lanes for lanes in range(least, size + 1) if size % lanes == 0)
+    least = max(1, min(size, max(16, -(-size // 64))))
+    return next(lanes for lanes in range(least, size + 2) if size % lanes == 0)
 
 
 def bernoulli_images(logits: Array) -> BernoulliImages:

@@ -1,6 +1,7 @@
 """What a user can get wrong, and what a disk can, said in one line."""
 
 import os
+import select
 import sys
 from collections.abc import Callable
 
@@ -20,23 +21,14 @@ class WriteError(OSError):
     """
 
 
-def ended_by_its_reader() -> int:
-    """The exit code where nobody reads what a program prints any more, as after `| head`.
-
-    Python would say so once more at its end, when it writes what is left.
-    """
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 128 + 13  # SIGPIPE
-
-
 def exit_code_of(program: Callable[[], int]) -> int:
     """The exit code of a program, which returns its own; errors are said on stderr."""
+    return with_output_written(lambda: _exit_code_of(program))
+
+
+def _exit_code_of(program: Callable[[], int]) -> int:
     try:
-        code = program()
-        sys.stdout.flush()
-        return code
-    except BrokenPipeError:
-        return ended_by_its_reader()
+        return program()
     except InputError as error:
         code, said = 2, f"error: {error}"
     except WriteError as error:
@@ -44,4 +36,42 @@ def exit_code_of(program: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         code, said = 130, "interrupted"
     print(said, file=sys.stderr)
+    return code
+
+
+def with_output_written(program: Callable[[], int]) -> int:
+    """The exit code of a program whose output may go to a full disk, or to one who stops reading.
+
+    The latter is no error to speak of, as after `| head`.
+    """
+    try:
+        code = program()
+    except BrokenPipeError:
+        if not _is_read_no_more():
+            raise
+        return _without_output(128 + 13)  # SIGPIPE
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        return _without_output(128 + 13)
+    except OSError as error:
+        print(f"error: standard output: cannot be written ({error.strerror})", file=sys.stderr)
+        return _without_output(1)
+    return code
+
+
+def _is_read_no_more() -> bool:
+    if sys.stdout is None:
+        return False
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+
+
+def _without_output(code: int) -> int:
+    """The code; Python would say once more at its end that it cannot write what is left."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
     return code

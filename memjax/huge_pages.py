@@ -15,7 +15,7 @@ _STATE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 _STARTED = "MEMJAX_STARTED_ANEW"
 
 
-def start_anew(*programs: str) -> None:
+def start_anew(*modules: str, command: str | None = None) -> None:
     """Start this program anew, with a malloc that asks Linux for huge pages, if it has not yet.
 
     XLA on CPUs takes the memory of a call from malloc, which has it from the system and gives it
@@ -26,16 +26,17 @@ def start_anew(*programs: str) -> None:
     Where it starts anew it does not return, and what the program has done before is done again; the
     number of the process, its arguments and open files stay the same. Processes that it starts
     inherit the setting. It returns at once where the kernel has no huge pages for those who ask,
-    where `GLIBC_TUNABLES` says already what is wanted, under a debugger, and in what is not one of
-    the programs: a notebook or a script of somebody's own would lose what it holds.
+    where `GLIBC_TUNABLES` says already what is wanted, and where the process was started as
+    anything else: a notebook, a script of somebody's own or a debugger would lose what it holds.
 
     Args:
-        programs: names that this one has, as `python -m NAME` or as an installed command.
+        modules: of the program, as `python -m MODULE` has them.
+        command: its name as an installed one, if it is.
     """
     if os.environ.pop(_STARTED, None) == str(os.getpid()):
         return
     tunables = os.environ.get(_VARIABLE, "")
-    if _SETTING in _parsed(tunables) or not _started_as(programs) or sys.gettrace() is not None:
+    if _SETTING in _parsed(tunables) or not _started_as(modules, command):
         return
     if not _on_request() or not _glibc_knows():
         return
@@ -48,19 +49,22 @@ def start_anew(*programs: str) -> None:
 
 
 def in_use() -> bool:
-    """Whether the memory of this process is of huge pages: all of Linux', or as its malloc asks."""
+    """Whether Linux gives this process transparent huge pages: to all, or as its malloc asks."""
     asked = _parsed(os.environ.get(_VARIABLE, "")).get(_SETTING) == "1"
     return "[always]" in _state() or (asked and _on_request() and _glibc_knows())
 
 
-def _started_as(programs: tuple[str, ...]) -> bool:
-    """Whether this process was started as one of some programs, and not by way of another."""
-    given = len(sys.argv) - 1  # arguments of the program
-    command = sys.orig_argv[: len(sys.orig_argv) - given]
-    if not sys.executable or not command:
-        return False
-    as_module = command[-2:-1] == ["-m"] and command[-1] in programs
-    return as_module or Path(command[-1]).name in programs
+def _started_as(modules: tuple[str, ...], command: str | None) -> bool:
+    """Whether Python was told to run one of some modules or a command, and nothing around it."""
+    words = iter(sys.orig_argv[1:] if sys.executable else [])
+    for word in words:
+        if word in ("-W", "-X"):
+            next(words, None)
+        elif word == "-m":
+            return next(words, None) in modules
+        elif word in ("-", "-c") or not word.startswith("-"):
+            return Path(word).name == command
+    return False
 
 
 def _parsed(tunables: str) -> dict[str, str]:

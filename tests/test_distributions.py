@@ -134,6 +134,35 @@ def test_bits_of_any_kind_have_the_gradient_of_their_numbers(kind: type) -> None
     jax.tree.map(np.testing.assert_array_equal, found, expected)
 
 
+@pytest.mark.parametrize("shape", [(), (1, 1, 1), (4, 1), (6, 1, 1, 1), (5, 1, 3, 4, 1)])
+def test_values_are_broadcast_as_the_closed_form_is(shape: tuple[int, ...]) -> None:
+    logits, value = drawn(6, 3, 4, 2), drawn(*shape, seed=1)
+    found = bernoulli_images(logits).log_prob(value)
+    expected = exact_log_prob(np.asarray(value), np.asarray(logits)).sum(axis=(-3, -2, -1))
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+def test_images_of_another_shape_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"shapes"):
+        bernoulli_images(drawn(3, 4, 4, 1)).log_prob(drawn(3, 8, 2, 1))
+
+
+@pytest.mark.parametrize("shape", [(0, 3, 4, 2), (2, 0, 4, 1)])
+def test_nothing_has_the_log_prob_of_nothing(shape: tuple[int, ...]) -> None:
+    found = bernoulli_images(jnp.zeros(shape)).log_prob(jnp.zeros(shape))
+    np.testing.assert_array_equal(found, np.zeros(shape[0]))
+
+
+@pytest.mark.parametrize("kind", [jnp.bfloat16, jnp.float16])
+def test_half_precision_stays_what_it_is(kind: type) -> None:
+    logits = jnp.zeros((2, 32, 32, 1), kind)
+    found, of_logits = jax.value_and_grad(
+        lambda logits: bernoulli_images(logits).log_prob(jnp.ones(logits.shape))[0]
+    )(logits)
+    assert found.dtype == of_logits.dtype == kind
+    np.testing.assert_allclose(np.float32(found), -np.log(2) * 1024, rtol=0.01)
+
+
 def test_normals_sum_their_dimensions() -> None:
     value, mean, log_variance = drawn(5, 6, 3), drawn(6, 3, seed=1), 2 * drawn(6, 3, seed=2)
     found = diagonal_normal(mean, log_variance).log_prob(value)

@@ -39,19 +39,17 @@ def state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(huge_pages, "_STATE", path)
     monkeypatch.setattr(os, "execve", start)
     monkeypatch.setattr(os, "confstr", lambda name: "glibc 2.36")
-    monkeypatch.setattr(sys, "gettrace", lambda: None)
     monkeypatch.setattr(sys, "orig_argv", ["python", "-W", "error", "-m", "train", "nope"])
-    monkeypatch.setattr(sys, "argv", ["train/__main__.py", "nope"])
     for name in ("GLIBC_TUNABLES", "MEMJAX_STARTED_ANEW"):
         monkeypatch.setenv(name, "")  # so that it is taken out again after the test
         monkeypatch.delenv(name)
     return path
 
 
-def started(*programs: str) -> dict[str, str] | None:
+def started() -> dict[str, str] | None:
     """The environment of a start anew, if there is one."""
     try:
-        huge_pages.start_anew(*programs or ("train",))
+        huge_pages.start_anew("train", "memjax_train", command="memjax-train")
     except Started as caught:
         path, arguments, environment = caught.args
         assert path == sys.executable
@@ -147,39 +145,37 @@ def test_only_the_c_library_that_has_the_setting_is_asked(
 
 
 @pytest.mark.parametrize(
-    ("command", "arguments", "anew"),
+    ("command", "anew"),
     [
-        (["python", "-m", "train"], [], True),
-        (["python", "-m", "memjax_train"], ["--list"], True),
-        (["python", "/usr/bin/memjax-train"], ["nope"], True),
-        (["python", "-m", "ipykernel_launcher", "-f", "kernel.json"], ["nope"], False),
-        (["python", "-m", "mine"], ["nope"], False),
-        (["python", "train.py"], ["nope"], False),
-        (["python", "-c", "import train"], [], False),
-        (["python", "-"], ["train"], False),
-        (["python"], [], False),
-        ([], [], False),
+        ("python -m train", True),
+        ("python -u -X utf8 -W error -m memjax_train --list", True),
+        ("python -O /usr/bin/memjax-train nope", True),
+        ("python -m ipykernel_launcher -f kernel.json", False),
+        ("python -m pdb -m train nope", False),
+        ("python launch.py -m train nope", False),
+        ("python -X train -m mine", False),
+        ("python -m mine train", False),
+        ("python train nope", False),
+        ("python -c memjax-train", False),
+        ("python - memjax-train", False),
+        ("python -m", False),
+        ("python", False),
+        ("", False),
     ],
 )
 def test_only_the_programs_themselves_start_anew(
-    state: Path,
-    command: list[str],
-    arguments: list[str],
-    anew: bool,
-    monkeypatch: pytest.MonkeyPatch,
+    state: Path, command: str, anew: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "orig_argv", command + arguments)
-    monkeypatch.setattr(sys, "argv", ["as python calls it", *arguments])
-    assert (started("train", "memjax_train", "memjax-train") is not None) == anew
+    monkeypatch.setattr(sys, "orig_argv", command.split())
+    assert (started() is not None) == anew
+    monkeypatch.setattr(sys, "orig_argv", ["python", "nope"])
+    huge_pages.start_anew("train")  # which has no command
 
 
 def test_what_cannot_start_anew_goes_on(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any) -> None:
         raise FileNotFoundError(sys.executable)
 
-    monkeypatch.setattr(sys, "gettrace", lambda: print)
-    assert started() is None  # a debugger would lose its breakpoints
-    monkeypatch.setattr(sys, "gettrace", lambda: None)
     monkeypatch.setattr(os, "execve", fail)
     assert started() is None
     assert "GLIBC_TUNABLES" not in os.environ
@@ -250,13 +246,15 @@ def test_training_as_a_library_gives_each_name_when_asked() -> None:
 def test_the_program_starts_anew_under_each_of_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
     names = []
     command = SimpleNamespace(unraisable=print, main=lambda argv: len(argv))
-    monkeypatch.setattr(huge_pages, "start_anew", lambda *of: names.append(of))
+    monkeypatch.setattr(
+        huge_pages, "start_anew", lambda *modules, command: names.append((modules, command))
+    )
     monkeypatch.setattr(program, "_imported", lambda: command)
     monkeypatch.setattr(sys, "argv", ["train", "a", "b"])
     monkeypatch.setattr(sys, "unraisablehook", sys.__unraisablehook__)
     assert program.main() == 2
     assert sys.unraisablehook is print
-    assert names == [("train", "memjax_train", "memjax-train")]
+    assert names == [(("train", "memjax_train"), "memjax-train")]
 
 
 def test_an_interrupt_of_imports_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,5 +267,5 @@ def test_an_interrupt_of_imports_ends_the_process(monkeypatch: pytest.MonkeyPatc
             assert callable(program._imported().main)
     finally:
         monkeypatch.undo()
-    assert set_to == [signal.SIG_DFL, signal.default_int_handler, signal.SIG_IGN]
+    assert set_to == [signal.SIG_DFL, signal.default_int_handler]  # what is ignored stays
     assert signal.getsignal(signal.SIGINT) is before

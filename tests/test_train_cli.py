@@ -8,11 +8,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import pytest
 
-from memjax import config, configs
+from memjax import config, configs, errors
 from train.command import main
 
 from . import runs
@@ -213,12 +214,41 @@ def test_the_program_itself() -> None:
     assert done.stderr.count("\n") == 1 and "vae_digits" in done.stderr
 
 
-@pytest.mark.parametrize("command", [["train", "--list"], ["eval", "--help"]])
-def test_a_reader_that_ends_early_is_no_error(command: list[str]) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("command", [["-m", "train", "--list"], ["-m", "eval", "--help"]])
+def test_a_reader_that_ends_early_is_no_error(command: list[str], unbuffered: str) -> None:
     reads, writes = os.pipe()
     os.close(reads)
     with os.fdopen(writes, "wb") as closed:
-        done = subprocess.run(
-            [sys.executable, "-m", *command], stdout=closed, stderr=subprocess.PIPE, cwd=ROOT
-        )
-    assert (done.returncode, done.stderr) == (141, b"")
+        code, said = of_output(command, closed, unbuffered)
+    assert (code, said) == (141, "")
+
+
+def test_output_that_cannot_be_written_is_said_in_a_line() -> None:
+    with Path("/dev/full").open("wb") as full:
+        code, said = of_output(["-m", "train", "--list"], full, "")
+    assert code == 1
+    assert said == "error: standard output: cannot be written (No space left on device)\n"
+
+
+def test_a_program_needs_no_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    assert errors.exit_code_of(lambda: 7) == 7
+
+
+def test_other_broken_pipes_are_errors() -> None:
+    def worker() -> int:
+        raise BrokenPipeError("a worker")
+
+    with pytest.raises(BrokenPipeError, match="a worker"):
+        errors.exit_code_of(worker)
+
+
+def of_output(command: list[str], output: IO[bytes], unbuffered: str) -> tuple[int, str]:
+    """The exit code of a program, and what it says on stderr."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    program = [sys.executable, *command]
+    done = subprocess.run(
+        program, stdout=output, stderr=subprocess.PIPE, cwd=ROOT, env=environment, text=True
+    )
+    return done.returncode, done.stderr

@@ -9,7 +9,7 @@ from memjax import huge_pages
 
 def main() -> int:
     """Run the command line of this process; returns the exit code."""
-    huge_pages.start_anew("train", "memjax_train", "memjax-train")
+    huge_pages.start_anew("train", "memjax_train", command="memjax-train")
     command = _imported()
     sys.unraisablehook = command.unraisable
     return command.main(sys.argv[1:])
@@ -21,12 +21,13 @@ def _imported() -> ModuleType:
     In these, Ctrl-C ends the process as by itself: in the midst of an import Python would print
     where, or an import that guards against errors swallow it.
     """
-    handler = signal.getsignal(signal.SIGINT)
-    if handler is signal.default_int_handler:  # not ignored
+    as_ever = signal.getsignal(signal.SIGINT) is signal.default_int_handler  # not ignored
+    if as_ever:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     from . import command
 
-    signal.signal(signal.SIGINT, handler)
+    if as_ever:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     return command
 
 

@@ -17,7 +17,7 @@ import tyro
 
 from memjax import configs, hosts
 from memjax.config import Experiment
-from memjax.errors import InputError, WriteError, ended_by_its_reader
+from memjax.errors import InputError, WriteError, with_output_written
 
 from . import NonFiniteError, Stopped, run
 
@@ -43,13 +43,13 @@ class Arguments:
 def main(argv: list[str]) -> int:
     """Run a command line; returns the exit code."""
     _say_plainly()
+    return with_output_written(lambda: _exit_code_of(argv))
+
+
+def _exit_code_of(argv: list[str]) -> int:
     try:
         with hosts.ended_at_once():
-            code = _main(argv)
-            sys.stdout.flush()
-            return code
-    except BrokenPipeError:
-        return ended_by_its_reader()
+            return _main(argv)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
