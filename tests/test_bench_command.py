@@ -96,10 +96,23 @@ def test_missing_torch_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         bench.main(results=str(tmp_path))
 
 
+class Without:
+    """A finder of modules, for which a library is not installed."""
+
+    def __init__(self, library: str):
+        self._library = library
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> None:
+        if name == self._library:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+
 def test_missing_pythae_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
     monkeypatch.delitem(sys.modules, "benchmarks.torch_pythae", raising=False)
-    monkeypatch.setitem(sys.modules, "pythae.models", None)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pythae"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [Without("pythae"), *sys.meta_path])
     with pytest.raises(InputError, match=r"^pythae: not installed, expected it .*: pip install py"):
         bench.main(results=str(tmp_path))
 
@@ -114,6 +127,7 @@ def test_missing_pythae_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ),
         ("ImportError('undefined symbol')", "undefined symbol"),
         ("ModuleNotFoundError('No module', name='filelock')", "No module"),
+        ("ModuleNotFoundError('No part', name=__name__ + '._C')", "No part"),
     ],
 )
 def test_a_broken_library_is_said(
