@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 import importlib.metadata
 import sys
 from pathlib import Path
@@ -166,6 +167,9 @@ def _in_place_of(monkeypatch: pytest.MonkeyPatch, folder: Path, library: str, pr
     monkeypatch.syspath_prepend(folder)
     for name in [name for name in sys.modules if name.partition(".")[0] == library]:
         monkeypatch.delitem(sys.modules, name)
+    # What is imported in its place is to go with the test, where there is no library to come back.
+    monkeypatch.setitem(sys.modules, library, None)
+    del sys.modules[library]
 
 
 def test_a_processor_without_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -286,3 +290,11 @@ def test_images_have_the_sizes_of_the_data_set(name: str) -> None:
     assert dataset.image_shape == ((26, 26, 1) if "26" in experiment.dataset else (28, 28, 1))
     # What is binarised in each step is grey.
     assert (dataset.maximum == 1) == (experiment.data.binarisation == "none")
+
+
+def test_what_stood_in_for_a_library_is_gone(tmp_path: Path) -> None:
+    before = sys.modules.get("torch")
+    with pytest.MonkeyPatch.context() as patched:
+        _in_place_of(patched, tmp_path, "torch", "")
+        assert importlib.import_module("torch").__file__ == str(tmp_path / "torch.py")
+    assert sys.modules.get("torch") is before
