@@ -78,11 +78,9 @@ def _summed_in_lanes(logits: Array, value: Array) -> Array:
     over neighbours: a quarter of the time or less. 1 + e is rounded to 6e-8, and so is, by itself,
     a log-probability of one nat.
     """
-    lanes, dtype = (
-        _lanes(math.prod(logits.shape[-3:])),
-        jnp.promote_types(logits.dtype, jnp.float32),
-    )
-    rows = math.prod(logits.shape[-3:]) // lanes
+    size, dtype = math.prod(logits.shape[-3:]), jnp.promote_types(logits.dtype, jnp.float32)
+    lanes = _lanes(size)
+    rows = size // lanes
     logits, value = (x.reshape(*x.shape[:-3], rows, lanes).astype(dtype) for x in (logits, value))
     total = jnp.zeros((*logits.shape[:-2], lanes), dtype)
     product = jnp.ones_like(total)
