@@ -79,7 +79,7 @@ class Epochs:
         @jax.jit
         def initial(seed: Array) -> RunState:
             state = training.create_state(experiment.model, optimizer, batch, seed)
-            return devices.initial_run_state(step, state, batch)
+            return devices.initial_run_state(experiment.model, experiment.objective, state, batch)
 
         self._state = devices.replicate(stacked([initial(jnp.uint32(s)) for s in seeds]), used)
         self._dataset, self._step, self._batch = dataset, step, batch

@@ -219,17 +219,9 @@ def make_train_step(
         gradient.
     """
     axes = ("samples",) if device_axis is None else ("samples", device_axis)
-    model = model.clone(batch_axes=axes)
+    loss = functools.partial(_loss, model.clone(batch_axes=axes), objective)
     shared = getattr(model, "shared_parameters", ())
     optimizer = optax.with_extra_args_support(optimizer)  # others than `skip_nonfinite` take none
-
-    def loss(params: Any, state: TrainState, batch: Batch) -> tuple[Array, tuple[Metrics, Any]]:
-        key = jax.random.fold_in(stream(state.seed, "noise"), state.step)
-        keys = sampling.sample_keys(key, batch.index, jnp.arange(objective.num_samples))
-        variables = {"params": params, "batch_stats": state.batch_stats}
-        terms, batch_stats = sampling.sample_terms(model, variables, batch, keys, True)
-        value = jnp.mean(objective(terms))
-        return -value, (_metrics(terms, value), batch_stats)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         gradient, (metrics, batch_stats) = jax.grad(loss, has_aux=True)(state.params, state, batch)
@@ -252,6 +244,26 @@ def make_train_step(
         return state, metrics
 
     return step
+
+
+def blank_metrics(model: Module, objective: Objective, state: TrainState, batch: Batch) -> Metrics:
+    """The metrics of a step as zeros, for their shapes; no gradient is traced."""
+    loss = functools.partial(_loss, model.clone(batch_axes=("samples",)), objective)
+    _, (metrics, _) = jax.eval_shape(loss, state.params, state, batch)
+    blank = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), metrics)
+    return blank | {"nonfinite": jnp.zeros(1 + len(jax.tree.leaves(state.params)), bool)}
+
+
+def _loss(
+    model: Module, objective: Objective, params: Any, state: TrainState, batch: Batch
+) -> tuple[Array, tuple[Metrics, Any]]:
+    """What is minimised, with the metrics and the new batch statistics."""
+    key = jax.random.fold_in(stream(state.seed, "noise"), state.step)
+    keys = sampling.sample_keys(key, batch.index, jnp.arange(objective.num_samples))
+    variables = {"params": params, "batch_stats": state.batch_stats}
+    terms, batch_stats = sampling.sample_terms(model, variables, batch, keys, True)
+    value = jnp.mean(objective(terms))
+    return -value, (_metrics(terms, value), batch_stats)
 
 
 def _over_devices(gradient: Any, axis: str, shared: Sequence[str]) -> Any:

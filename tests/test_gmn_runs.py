@@ -66,7 +66,7 @@ def gradient(num_devices: int) -> Any:
     @tiny.quick_jit
     def initial() -> RunState:
         state = training.create_state(model, keeps, batch, seed=3)
-        return devices.initial_run_state(step, state, batch)
+        return devices.initial_run_state(model, given.objective, state, batch)
 
     state = devices.replicate(jax.tree.map(np.asarray, initial()), used)
     plan = given.sampler.plan(0, 0, len(split), 2 * LENGTH)

@@ -130,11 +130,7 @@ def test_where_all_is_finite_skipping_changes_nothing() -> None:
 
 def test_skipped_steps_are_left_out_of_the_means() -> None:
     step, state = step_of(skips=True)
-    run = devices.initial_run_state(
-        training.make_train_step(Line(), Plain(), training.skip_nonfinite(optax.sgd(0.1))),
-        state,
-        batch(0.5),
-    )
+    run = devices.initial_run_state(Line(), Plain(), state, batch(0.5))
     found = []
     for value in (0.25, 1.0, np.nan, 0.5):
         state, metrics = step(run.train, batch(value))
@@ -147,11 +143,7 @@ def test_skipped_steps_are_left_out_of_the_means() -> None:
 def test_too_many_in_a_row_stop_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(devices, "MOST_SKIPPED", 3)
     step, state = step_of(skips=True)
-    run = devices.initial_run_state(
-        training.make_train_step(Line(), Plain(), training.skip_nonfinite(optax.sgd(0.1))),
-        state,
-        batch(0.5),
-    )
+    run = devices.initial_run_state(Line(), Plain(), state, batch(0.5))
     for value, expected in ((1.0, -1), (1.0, -1), (0.5, -1), *((1.0, -1),) * 2, (1.0, 6), (1.0, 6)):
         state, metrics = step(run.train, batch(value))
         run = devices.counted(run, state, dict(metrics))

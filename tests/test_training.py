@@ -48,7 +48,7 @@ def compiled(num_devices: int) -> tuple[Any, RunState]:
     @tiny.quick_jit
     def initial() -> RunState:
         state = training.create_state(EXPERIMENT.model, OPTIMIZER, batch, seed=3)
-        return devices.initial_run_state(step, state, batch)
+        return devices.initial_run_state(EXPERIMENT.model, EXPERIMENT.objective, state, batch)
 
     return call, jax.tree.map(np.asarray, initial())
 

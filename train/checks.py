@@ -4,15 +4,14 @@ import contextlib
 import errno
 from collections.abc import Iterator
 
-import jax
 import jax.numpy as jnp
 from etils import epath
 
-from memjax import checkpoint, config, configs, sampling, workdirs
+from memjax import checkpoint, config, configs, workdirs
 from memjax.config import Experiment
 from memjax.data import Dataset, Epochs
 from memjax.errors import InputError, WriteError
-from memjax.types import Array, Batch
+from memjax.types import Batch
 
 from . import devices
 from .lock import locked
@@ -109,27 +108,22 @@ def _check_classes(experiment: Experiment, dataset: Dataset) -> None:
         )
 
 
-def check_model(experiment: Experiment, dataset: Dataset) -> None:
+def check_model(experiment: Experiment, dataset: Dataset, start: devices.Start) -> None:
     """Refuse a model that cannot be built, or whose objective is not for it.
 
     The image shape must be filled in; nothing is computed.
 
+    Args:
+        experiment: model, objective, sampler.
+        dataset: its training split is the one of the run.
+        start: from `devices.make_start`.
+
     Raises:
         InputError: names the field.
     """
-    model, objective = experiment.model, experiment.objective
     batch = devices.blank_batch(experiment, dataset.splits["train"], dataset.maximum, 1)
     _check_memory(experiment, batch)
-    optimizer = devices.make_optimizer(experiment, steps_per_epoch=1)
-
-    def value() -> Array:
-        key = jax.random.key(0)
-        variables = sampling.initialise(model, key, batch)
-        optimizer.init(variables["params"])
-        keys = sampling.sample_keys(key, batch.index, jnp.arange(objective.num_samples))
-        return objective(sampling.sample_terms(model, variables, batch, keys, False)[0])
-
-    jax.eval_shape(value)
+    start.eval_shape(jnp.uint32(0))
 
 
 def _check_memory(experiment: Experiment, batch: Batch) -> None:

@@ -5,7 +5,7 @@ import functools
 import inspect
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import flax.struct
 import jax
@@ -16,10 +16,10 @@ from jax import lax
 
 from memjax import data, hosts, training
 from memjax.config import Experiment
-from memjax.data import Split
+from memjax.data import Dataset, Split
 from memjax.errors import InputError
 from memjax.training import Metrics, TrainState
-from memjax.types import Array, Batch, Variables
+from memjax.types import Array, Batch, Module, Objective, Variables
 
 from .shares import Shares
 
@@ -46,6 +46,15 @@ class RunState:
     counted: Array
     nonfinite_step: Array
     nonfinite: Any = None
+
+
+class Start(Protocol):
+    """A compiled function from a seed to a run that has taken no step."""
+
+    def __call__(self, seed: Array) -> RunState: ...
+
+    def eval_shape(self, seed: Array) -> RunState:
+        """Build the model and compute nothing; a call does not trace again what this has traced."""
 
 
 @flax.struct.dataclass
@@ -345,26 +354,32 @@ def _over_replicas(call: Callable[..., RunState]) -> Callable[..., RunState]:
 
 
 def initial_run_state(
-    step: Callable[[TrainState, Batch], tuple[TrainState, Metrics]],
-    state: TrainState,
-    batch: Batch,
+    model: Module, objective: Objective, state: TrainState, batch: Batch
 ) -> RunState:
     """A run that has taken no step; `batch` gives the shapes."""
-    one_device = jax.vmap(step, in_axes=(None, 0), axis_name="devices")
-    metrics = jax.eval_shape(one_device, state, jax.tree.map(lambda leaf: leaf[None], batch))[1]
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), metrics)
-    nonfinite = zeros.pop("nonfinite")
-    return RunState(state, zeros, jnp.int32(0), nonfinite_step=jnp.int32(-1), nonfinite=nonfinite)
+    metrics = training.blank_metrics(model, objective, state, batch)
+    nonfinite = metrics.pop("nonfinite")
+    return RunState(state, metrics, jnp.int32(0), nonfinite_step=jnp.int32(-1), nonfinite=nonfinite)
 
 
-def start(
-    experiment: Experiment, optimizer: optax.GradientTransformation, batch: Batch, seed: Array
-) -> RunState:
-    """A run that has taken no step, from its seed; `batch` gives the shapes."""
-    # The step of one device: it measures the same, and needs no others.
-    step = make_step(experiment, optimizer, hosts.devices()[:1])
-    state = training.create_state(experiment.model, optimizer, batch, seed)
-    return initial_run_state(step, state, batch)
+def make_start(experiment: Experiment, dataset: Dataset) -> Start:
+    """How the runs of an experiment begin.
+
+    Args:
+        experiment: with the model's image shape filled in.
+        dataset: whose training split gives the shapes.
+    """
+    split, size = dataset.splits["train"], experiment.train.batch_size
+    optimizer = make_optimizer(experiment, experiment.sampler.steps_per_epoch(len(split), size))
+
+    @jax.jit
+    def start(seed: Array) -> RunState:
+        # Of one device: the metrics are the same, and need no others.
+        batch = blank_batch(experiment, split, dataset.maximum, 1)
+        state = training.create_state(experiment.model, optimizer, batch, seed)
+        return initial_run_state(experiment.model, experiment.objective, state, batch)
+
+    return start
 
 
 def start_on_each(
@@ -374,14 +389,14 @@ def start_on_each(
     shares: Shares,
     shapes: RunState,
 ) -> Callable[[Array], RunState]:
-    """`start` on devices of which none holds all of it, a function of the seed.
+    """The function of `make_start` on devices of which none holds all of a run.
 
     Args:
         experiment: whose model has shared parameters.
         optimizer: of the run.
         batch: gives the shapes of a device's batch.
         shares: over the devices.
-        shapes: of `start`.
+        shapes: of such a run.
     """
 
     def share(seed: Array) -> RunState:

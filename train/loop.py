@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 import logging
 import math
 import signal
@@ -48,6 +47,7 @@ class Loop:
         dataset: Dataset,
         workdir: str,
         shares: Shares,
+        start: devices.Start,
     ):
         """Compile nothing yet; open the checkpoints, start or resume, open the logs.
 
@@ -56,6 +56,7 @@ class Loop:
             dataset: all splits.
             workdir: prepared.
             shares: over the devices that `devices.choose` chose.
+            start: from `devices.make_start`.
         """
         self._experiment = experiment
         self._workdir = workdir
@@ -73,7 +74,7 @@ class Loop:
         self._draw = make_pictures(experiment, dataset, self._shares)
         self._all_finite = jax.jit(training.all_finite)
         self._seconds_per_step: float | None = None
-        self._state = self._start(optimizer, dataset)
+        self._state = self._start(start, optimizer, dataset)
         self._call = devices.make_call(
             experiment,
             devices.make_step(experiment, optimizer, self._devices),
@@ -141,11 +142,11 @@ class Loop:
             jax.tree.map(lambda leaf, i=i: leaf[i], self._state) for i in range(len(self._replicas))
         ]
 
-    def _start(self, optimizer: optax.GradientTransformation, dataset: Dataset) -> RunState:
+    def _start(
+        self, start: devices.Start, optimizer: optax.GradientTransformation, dataset: Dataset
+    ) -> RunState:
         experiment = self._experiment
-        batch = devices.blank_batch(experiment, self._split, dataset.maximum, len(self._devices))
-        whole = functools.partial(devices.start, experiment, optimizer, batch)
-        shapes = jax.eval_shape(whole, jnp.uint32(0))
+        shapes = start.eval_shape(jnp.uint32(0))
         logger.info(
             "%s: %s parameters, %s training images, %d steps an epoch, %d device(s), %d seed(s)",
             experiment.name,
@@ -161,9 +162,10 @@ class Loop:
             logger.info("going on from step %d of %s", latest, self._workdir)
             return self._shares.split(stacked(states))
         if self._shares.names:
-            start = devices.start_on_each(experiment, optimizer, batch, self._shares, shapes)
-            return start(jnp.uint32(experiment.seed))
-        start = jax.jit(whole)
+            maximum, count = dataset.maximum, len(self._devices)
+            batch = devices.blank_batch(experiment, self._split, maximum, count)
+            each = devices.start_on_each(experiment, optimizer, batch, self._shares, shapes)
+            return each(jnp.uint32(experiment.seed))
         states = [start(jnp.uint32(one.experiment.seed)) for one in self._replicas]
         return self._shares.split(stacked(states))
 

@@ -82,7 +82,8 @@ def run(
         )
         check_data(experiment, dataset)
         experiment = fit_to_data(experiment, dataset)
-        check_model(experiment, dataset)
+        start = devices.make_start(experiment, dataset)
+        check_model(experiment, dataset, start)
         used = devices.choose(
             experiment.train.batch_size,
             experiment.sampler.together,
@@ -108,7 +109,7 @@ def run(
                 workdirs.check_same_run(experiment, workdir)
         with collected() as signals:
             with hosts.refused_together():
-                loop = Loop(experiment, dataset, workdir, shares)
+                loop = Loop(experiment, dataset, workdir, shares, start)
             with _closed_after(loop):
                 return loop.train(signals, stop_at_step)
 
