@@ -5,7 +5,7 @@ import warnings
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 with warnings.catch_warnings():
     # tensorflow-probability, which distrax imports, warns about its own type annotations.
@@ -80,13 +80,12 @@ def _summed_in_lanes(logits: Array, value: Array) -> Array:
     """
     size, dtype = math.prod(logits.shape[-3:]), jnp.promote_types(logits.dtype, jnp.float32)
     lanes = _lanes(size)
-    rows = size // lanes
-    logits, value = (x.reshape(*x.shape[:-3], rows, lanes).astype(dtype) for x in (logits, value))
-    total = jnp.zeros((*logits.shape[:-2], lanes), dtype)
+    flat = (x.reshape(*x.shape[:-3], size).astype(dtype) for x in (logits, value))
+    rows = (lax.split(x, (lanes,) * (size // lanes), axis=x.ndim - 1) for x in flat)
+    total = jnp.zeros((*logits.shape[:-3], lanes), dtype)
     product = jnp.ones_like(total)
-    for row in range(rows):
-        logit = logits[..., row, :]
-        total += value[..., row, :] * logit - jnp.maximum(logit, 0.0)
+    for logit, bit in zip(*rows, strict=True):
+        total += bit * logit - jnp.maximum(logit, 0.0)
         product *= 1.0 + jnp.exp(-jnp.abs(logit))
     return jnp.sum(total - jnp.log(product), axis=-1)
 
