@@ -1,5 +1,6 @@
 """The grids of images that TensorBoard shows."""
 
+import functools
 from collections.abc import Callable
 
 import jax
@@ -43,13 +44,16 @@ def make_pictures(
 
     compiled = over_shares(draw, shares) if shares.names else jax.jit(draw)
 
-    def tiled(variables: Variables, seed: int) -> dict[str, np.ndarray]:
+    @functools.cache
+    def batch(seed: int) -> Batch:
         key, _ = _keys(seed)
         shown, context = _places(experiment, split, key, seed)
         memory = None if context is None else pixels(context, key)
         labels = None if split.labels is None else jnp.asarray(split.labels[shown])
-        batch = Batch(pixels(shown, key), jnp.asarray(shown), labels, memory)
-        drawn = compiled(variables, batch, jnp.uint32(seed))
+        return Batch(pixels(shown, key), jnp.asarray(shown), labels, memory)
+
+    def tiled(variables: Variables, seed: int) -> dict[str, np.ndarray]:
+        drawn = compiled(variables, batch(seed), jnp.uint32(seed))
         return {name: plots.tile(np.asarray(images)) for name, images in drawn.items()}
 
     return tiled
