@@ -16,7 +16,7 @@ _SCRATCH = os.environ.get(_NAME) or tempfile.mkdtemp(prefix="memjax-tests-")
 def _set_up() -> None:
     """Set what jax reads when it is imported, and what processes of the tests inherit."""
     # Most of a test is the compilation of a small program, which no optimisation pays for.
-    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=1"
+    flags = "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
     # The older emitters compile in half the time. XLA ends a process at a flag it does not know,
     # and not every version need know this one.
     if metadata.version("jaxlib").startswith("0.10."):
