@@ -74,7 +74,7 @@ def optional(module: str) -> Any:
     """
     try:
         return importlib.import_module(module)
-    except (ImportError, OSError) as error:
+    except Exception as error:  # whatever a broken library ends in
         library = _failing(error)
         missing = isinstance(error, ModuleNotFoundError) and error.name == library
         if library is None:
@@ -87,7 +87,7 @@ def optional(module: str) -> Any:
         ) from None
 
 
-def _failing(error: ImportError | OSError) -> str | None:
+def _failing(error: Exception) -> str | None:
     """The optional library whose import ended in an error: the first that had begun, if any."""
     modules = [frame.f_globals.get("__name__") for frame, _ in walk_tb(error.__traceback__)]
     if isinstance(error, ImportError):

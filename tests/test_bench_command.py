@@ -129,6 +129,7 @@ def test_missing_pythae_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         ("ImportError('undefined symbol')", "undefined symbol"),
         ("ModuleNotFoundError('No module', name='filelock')", "No module"),
         ("ModuleNotFoundError('No part', name=__name__ + '._C')", "No part"),
+        ("RuntimeError('another ABI')", "another ABI"),
     ],
 )
 def test_a_broken_library_is_said(
