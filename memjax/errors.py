@@ -1,9 +1,11 @@
 """What a user can get wrong, and what a disk can, said in one line."""
 
+import contextlib
 import os
-import select
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TextIO, cast
 
 
 class InputError(ValueError):
@@ -42,36 +44,61 @@ def _exit_code_of(program: Callable[[], int]) -> int:
 def with_output_written(program: Callable[[], int]) -> int:
     """The exit code of a program whose output may go to a full disk, or to one who stops reading.
 
-    The latter is no error to speak of, as after `| head`.
+    The latter is no error to speak of, as after `| head`; nor is it one to have no output at all.
     """
+    with contextlib.ExitStack() as stack:
+        stream = sys.stdout or stack.enter_context(Path(os.devnull).open("w", encoding="utf-8"))
+        output = cast(TextIO, _Output(stream))
+        stack.enter_context(contextlib.redirect_stdout(output))
+        try:
+            return _flushed(program, output)
+        except _NotWritten as error:
+            # Python would say once more at its end that it cannot write what is left.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, stream.fileno())
+            os.close(nowhere)
+            if isinstance(error.reason, BrokenPipeError):
+                return 128 + 13  # SIGPIPE
+            reason = error.reason.strerror
+            print(f"error: standard output: cannot be written ({reason})", file=sys.stderr)
+            return 1
+
+
+def _flushed(program: Callable[[], int], output: TextIO) -> int:
     try:
         code = program()
-    except BrokenPipeError:
-        if not _is_read_no_more():
-            raise
-        return _without_output(128 + 13)  # SIGPIPE
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except BrokenPipeError:
-        return _without_output(128 + 13)
-    except OSError as error:
-        print(f"error: standard output: cannot be written ({error.strerror})", file=sys.stderr)
-        return _without_output(1)
+    except SystemExit:  # of a command line that asks for help
+        output.flush()
+        raise
+    output.flush()
     return code
 
 
-def _is_read_no_more() -> bool:
-    if sys.stdout is None:
-        return False
-    poll = select.poll()
-    poll.register(sys.stdout.fileno(), select.POLLOUT)
-    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+class _NotWritten(Exception):
+    """What became of standard output, and of no other file or pipe."""
+
+    def __init__(self, reason: OSError):
+        super().__init__(reason)
+        self.reason = reason
 
 
-def _without_output(code: int) -> int:
-    """The code; Python would say once more at its end that it cannot write what is left."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)
-    return code
+class _Output:
+    """Standard output, whose errors are told from all others."""
+
+    def __init__(self, stream: TextIO):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        try:
+            return self._stream.write(text)
+        except OSError as error:
+            raise _NotWritten(error) from error
+
+    def flush(self) -> None:
+        try:
+            self._stream.flush()
+        except OSError as error:
+            raise _NotWritten(error) from error
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

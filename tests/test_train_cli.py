@@ -1,6 +1,8 @@
 """`python -m train`: what it lists, explains, refuses and prints."""
 
+import contextlib
 import importlib.util
+import io
 import logging
 import os
 import re
@@ -8,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, TextIO
 
 import numpy as np
 import pytest
@@ -214,34 +216,64 @@ def test_the_program_itself() -> None:
     assert done.stderr.count("\n") == 1 and "vae_digits" in done.stderr
 
 
+# What fills the buffer of the output and what does not; what returns and what exits, as for help.
+SAYING = {
+    "little": "lambda: print('a word') or 0",
+    "much": "lambda: print('a word ' * 10**5) or 0",
+    "help": "lambda: print('a word') or sys.exit(0)",
+}
+
+
+def saying(what: str) -> list[str]:
+    said = f"import sys; from memjax.errors import exit_code_of; sys.exit(exit_code_of({what}))"
+    return ["-c", said]
+
+
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-@pytest.mark.parametrize("command", [["-m", "train", "--list"], ["-m", "eval", "--help"]])
-def test_a_reader_that_ends_early_is_no_error(command: list[str], unbuffered: str) -> None:
-    reads, writes = os.pipe()
-    os.close(reads)
-    with os.fdopen(writes, "wb") as closed:
-        code, said = of_output(command, closed, unbuffered)
-    assert (code, said) == (141, "")
+@pytest.mark.parametrize("what", SAYING.values(), ids=SAYING)
+def test_a_reader_that_ends_early_is_no_error(what: str, unbuffered: str) -> None:
+    assert unread(saying(what), unbuffered) == (141, "")
 
 
-def test_output_that_cannot_be_written_is_said_in_a_line() -> None:
+@pytest.mark.parametrize("command", ["train --list", "eval report --help"])
+def test_programs_end_with_their_readers(command: str) -> None:
+    assert unread(["-m", *command.split()]) == (141, "")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("what", SAYING.values(), ids=SAYING)
+def test_output_that_cannot_be_written_is_said_in_a_line(what: str, unbuffered: str) -> None:
     with Path("/dev/full").open("wb") as full:
-        code, said = of_output(["-m", "train", "--list"], full, "")
+        code, said = of_output(saying(what), full, unbuffered)
     assert code == 1
     assert said == "error: standard output: cannot be written (No space left on device)\n"
 
 
 def test_a_program_needs_no_output(monkeypatch: pytest.MonkeyPatch) -> None:
+    def program() -> int:
+        print("unread", sys.stdout.isatty())
+        return 7
+
     monkeypatch.setattr(sys, "stdout", None)
-    assert errors.exit_code_of(lambda: 7) == 7
+    assert errors.exit_code_of(program) == 7
+    assert sys.stdout is None
 
 
-def test_other_broken_pipes_are_errors() -> None:
+@pytest.mark.parametrize("output", [sys.__stdout__, io.StringIO()], ids=["file", "no file"])
+def test_other_broken_pipes_are_errors(output: TextIO) -> None:
     def worker() -> int:
         raise BrokenPipeError("a worker")
 
-    with pytest.raises(BrokenPipeError, match="a worker"):
+    with contextlib.redirect_stdout(output), pytest.raises(BrokenPipeError, match="a worker"):
         errors.exit_code_of(worker)
+
+
+def unread(command: list[str], unbuffered: str = "") -> tuple[int, str]:
+    """`of_output` where nobody reads it."""
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes, "wb") as closed:
+        return of_output(command, closed, unbuffered)
 
 
 def of_output(command: list[str], output: IO[bytes], unbuffered: str) -> tuple[int, str]:
