@@ -74,6 +74,7 @@ def over_memory(kind: Kind, sizes: Sequence[int], rounds: int) -> list[Record]:
     found: dict[str, list[float]] = {}
     last: dict[str, Experiment] = {}
     for size in sizes:
+        backend.forget_programs()
         with enough_memory("sizes", size):
             dataset = random_bits(4, size // 4 + 8, 26)
             compared = {name: Epochs(one, dataset, 1) for name, one in variants(kind, size).items()}
@@ -97,6 +98,7 @@ def over_learned(sizes: Sequence[int], rounds: int) -> list[Record]:
     """A step of vma_learned_mnist over the number of entries, hard and soft, K as `over_memory`."""
     dataset, found = random_bits(1, 10_000, 28), dict[str, dict[int, float]]()
     for size in sizes:
+        backend.forget_programs()
         with enough_memory("learned_sizes", size):
             compared = {name: Epochs(one, dataset, 1) for name, one in learned(size).items()}
             say(f"learned {size}")

@@ -1,6 +1,7 @@
-"""Settings of XLA that have to be made before the first computation."""
+"""Settings of XLA that have to be made before the first computation, and what it may keep."""
 
 import os
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,7 @@ from memjax.errors import InputError
 _FUSIONS = "--xla_cpu_experimental_ynn_fusion_type", "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"
 # By itself XLA uses half of the vector units of processors that have AVX-512; others pay no heed.
 _WIDTH = "--xla_cpu_prefer_vector_width", "512"
+_MAPPINGS, _MOST_MAPPINGS = Path("/proc/self/maps"), Path("/proc/sys/vm/max_map_count")
 
 
 def configure() -> None:
@@ -31,6 +33,23 @@ def configure() -> None:
     wanted = (_FUSIONS, _WIDTH) if jax.__version_info__ < (0, 11) else (_WIDTH,)
     added = [f"{flag}={value}" for flag, value in wanted if flag not in given]
     os.environ["XLA_FLAGS"] = " ".join([given, *added]).strip()
+
+
+def forget_programs() -> None:
+    """Let compiled programs go where they take half of the mappings that Linux gives a process.
+
+    A run compiles a thousand mappings and more, jax keeps what has been under a pmap, and where
+    there are none left (by default after 65,530) LLVM ends the process: a sweep of some dozens of
+    runs in one process would come to that. What is still in use is compiled anew at its next call.
+    """
+    try:
+        with _MAPPINGS.open("rb") as lines:
+            found = sum(1 for _ in lines)
+        most = int(_MOST_MAPPINGS.read_text())
+    except OSError:  # not Linux
+        return
+    if found > most // 2:
+        jax.clear_caches()
 
 
 def check_devices() -> None:

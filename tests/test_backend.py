@@ -1,11 +1,15 @@
-"""Settings of XLA: what the user has set stays."""
+"""Settings of XLA: what the user has set stays; programs go before a process has too many."""
 
 import os
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import pytest
 
+import train
 from memjax import backend
+from memjax.errors import InputError
 
 WIDTH, FUSIONS = "--xla_cpu_prefer_vector_width", "--xla_cpu_experimental_ynn_fusion_type"
 
@@ -31,3 +35,33 @@ def test_those_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     found = configured(monkeypatch, " ".join(given))
     assert found[:2] == given
     assert sum(WIDTH in flag for flag in found) == 1
+
+
+@pytest.mark.parametrize(("most", "traced"), [("1000000000", 1), ("2", 2)], ids=["few", "many"])
+def test_programs_go_where_they_are_too_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: str, traced: int
+) -> None:
+    calls = []
+
+    @jax.pmap
+    def program(x: jax.Array) -> jax.Array:
+        calls.append(x)
+        return x + 1
+
+    limit = tmp_path / "max_map_count"
+    limit.write_text(most + "\n")
+    monkeypatch.setattr(backend, "_MOST_MAPPINGS", limit)
+    for _ in range(2):
+        assert program(jnp.zeros(1)) == 1
+        # As a run of a sweep does, whatever becomes of it.
+        with pytest.raises(InputError, match="nowhere"):
+            train.run("mem_vae_mnist", str(tmp_path / "run"), data_dir=str(tmp_path / "nowhere"))
+    assert len(calls) == traced
+
+
+def test_systems_without_mappings_keep_their_programs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backend, "_MAPPINGS", tmp_path / "none")
+    monkeypatch.setattr(jax, "clear_caches", lambda: pytest.fail("forgotten"))
+    backend.forget_programs()

@@ -73,6 +73,7 @@ def run(
             check_workdir(experiment, workdir)
             check_idle(experiment, workdir)
         backend.configure()
+        backend.forget_programs()
         dataset = data.load(
             experiment.dataset,
             data_dir,
