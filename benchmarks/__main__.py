@@ -24,8 +24,8 @@ from typing import NamedTuple, get_args
 from etils import epath
 
 from benchmarks import jobs, timing, units
-from benchmarks.jobs import IN_TORCH, JOBS, PYTHAE, RIVALS, Ours
-from benchmarks.timing import alternate, optional, rounded, run, say
+from benchmarks.jobs import IN_TORCH, JOBS, PYTHAE, RIVALS, Ours, pythae_module, torch_module
+from benchmarks.timing import alternate, rounded, run, say
 from eval import records
 from eval.records import Record
 from eval.text import columns
@@ -176,9 +176,9 @@ def _prepare(plans: Sequence[Plan]) -> None:
     timing.check_one_device()
     wanted = {rival for one in plans for rival in one.rivals}
     if wanted & {*IN_TORCH, PYTHAE}:
-        optional("benchmarks.torch_common").device()
+        torch_module("torch_common").device()
     if PYTHAE in wanted:
-        optional("benchmarks.torch_pythae")
+        pythae_module()
 
 
 def _check_rounds(rounds: int, trial: bool) -> None:

@@ -91,10 +91,18 @@ def make_rival(name: str, job: Job, ours: Ours) -> Steps:
         return alike if name == "ours_float32" else alike.limit()
     if name == "limit":
         return ours.limit()
-    common = optional("benchmarks.torch_common")
-    how = common.How(name == "torch_compile", ours.experiment.train.precision)
-    module = "torch_pythae" if name == PYTHAE else job.module
-    return ours.in_torch(optional(f"benchmarks.{module}"), how)
+    how = torch_module("torch_common").How(name == "torch_compile", ours.experiment.train.precision)
+    return ours.in_torch(pythae_module() if name == PYTHAE else torch_module(job.module), how)
+
+
+def torch_module(module: str) -> Any:
+    """A module of the benchmarks that is written in torch."""
+    return optional(f"benchmarks.{module}", "torch")
+
+
+def pythae_module() -> Any:
+    """The module of the benchmarks that is written with pythae, which is in torch itself."""
+    return optional("benchmarks.torch_pythae", "torch", "pythae.models")
 
 
 _GREY = functools.partial(random_grey, 10_000, 28)

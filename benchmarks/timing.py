@@ -6,8 +6,8 @@ import importlib
 import importlib.metadata
 import statistics
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
-from traceback import walk_tb
 from typing import Any
 
 import jax
@@ -22,7 +22,6 @@ from memjax.config import Experiment
 from memjax.data import Dataset, Split
 from memjax.errors import InputError, exit_code_of
 
-OPTIONAL = ("torch", "pythae")
 # Seconds of a call, which takes as many steps: about that of a call in training. In shorter ones
 # what XLA does once in a call, as taking its memory from the system, would weigh more than it does.
 SHORTEST = 1.0
@@ -66,39 +65,39 @@ def random_grey(number: int, side: int) -> Dataset:
     return Dataset("random", {"train": split, "test": split}, maximum=255)
 
 
-def optional(module: str) -> Any:
-    """A module of the benchmarks that needs a library which memjax does not.
+def optional(module: str, *libraries: str) -> Any:
+    """A module of the benchmarks that needs libraries which memjax does not.
 
     Raises:
-        InputError: the library is not installed, or cannot be imported.
+        InputError: one of the libraries is not installed, is broken, or lacks what is asked of it.
     """
+    for library in libraries:
+        try:
+            importlib.import_module(library)
+        except Exception as error:  # whatever a broken library ends in
+            raise _unusable(library, error) from None
     try:
         return importlib.import_module(module)
-    except Exception as error:  # whatever a broken library ends in
-        library = _failing(error)
-        missing = isinstance(error, ModuleNotFoundError) and error.name == library
-        if library is None:
+    except ImportError as error:
+        asked = next((one for one in libraries if _library(one) == _library(error.name)), None)
+        if asked is None:
             raise
-        # Of a library that lacks another, or a shared object that the system does not have.
-        broken = f"found it broken ({' '.join(str(error).split())})"
-        raise InputError(
-            f"{library}: {'not installed' if missing else broken}, expected it for the rivals that "
-            f"are written in it: pip install {library}, or without them --rivals limit"
-        ) from None
+        raise _unusable(asked, error) from None
 
 
-def _failing(error: Exception) -> str | None:
-    """The optional library whose import ended in an error: the first that had begun, if any."""
-    modules = [frame.f_globals.get("__name__") for frame, _ in walk_tb(error.__traceback__)]
-    if isinstance(error, ImportError):
-        modules.append(error.name)  # from which a module of ours has asked what it does not have
-    return next(filter(None, map(_library, modules)), None)
+def _library(module: str | None) -> str:
+    return (module or "").partition(".")[0]
 
 
-def _library(module: str | None) -> str | None:
-    """The optional library that a module belongs to, if it does."""
-    library = (module or "").partition(".")[0]
-    return library if library in OPTIONAL else None
+def _unusable(module: str, error: Exception) -> InputError:
+    library = _library(module)
+    missing = isinstance(error, ModuleNotFoundError) and error.name == library
+    said = " ".join("".join(traceback.format_exception_only(error)).split())
+    found = "not installed" if missing else f"found it broken ({said})"
+    return InputError(
+        f"{library}: {found}, expected it for the rivals that are written in it: "
+        f"pip install {library}, or without them --rivals limit"
+    )
 
 
 def record(experiment: Experiment, metric: str, seconds: list[float]) -> Record:

@@ -48,7 +48,8 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, ...]]:
 
     monkeypatch.setattr(jobs, "make_ours", lambda job, precision: Slow(2.0))
     monkeypatch.setattr(jobs, "make_rival", rival)
-    monkeypatch.setattr(bench, "optional", lambda module: pytest.fail(f"{module} is not needed"))
+    for needed in ("torch_module", "pythae_module"):
+        monkeypatch.setattr(bench, needed, lambda *module: pytest.fail(f"{module} is not needed"))
     return found
 
 
@@ -118,49 +119,72 @@ def test_missing_pythae_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         bench.main(results=str(tmp_path))
 
 
-@pytest.mark.parametrize("library", timing.OPTIONAL)
+OPTIONAL = {
+    "torch": functools.partial(jobs.torch_module, "torch_common"),
+    "pythae": jobs.pythae_module,
+}
+
+
+@pytest.mark.parametrize("library", OPTIONAL)
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("program", "said"),
     [
         (
-            "OSError('libnone.so: cannot open\\nshared object')",
-            "libnone.so: cannot open shared obj",
+            "raise OSError('libnone.so: cannot open\\nshared object')",
+            "OSError: libnone.so: cannot open shared obj",
         ),
-        ("ImportError('undefined symbol')", "undefined symbol"),
-        ("ModuleNotFoundError('No module', name='filelock')", "No module"),
-        ("ModuleNotFoundError('No part', name=__name__ + '._C')", "No part"),
-        ("RuntimeError('another ABI')", "another ABI"),
+        ("raise ImportError('undefined symbol')", "ImportError: undefined symbol"),
+        ("import of_no_library", "ModuleNotFoundError: No module named 'of_no_library'"),
+        ("raise ModuleNotFoundError('No part', name=__name__ + '._C')", "ModuleNotFoundError: No "),
+        ("assert False", "AssertionError"),
+        ("{}['HOME']", "KeyError: 'HOME'"),
+        ("def", "File .* SyntaxError: invalid syntax"),
     ],
 )
 def test_a_broken_library_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str, error: str, said: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, library: str, program: str, said: str
 ) -> None:
-    module = {"torch": "benchmarks.torch_common", "pythae": "benchmarks.torch_pythae"}[library]
     if library == "pythae":
         pytest.importorskip("torch")
-    _in_place_of(monkeypatch, tmp_path, library, f"raise {error}")
-    monkeypatch.delitem(sys.modules, module, raising=False)
+    _in_place_of(monkeypatch, tmp_path, library, program)
     message = rf"^{library}: found it broken \({said}.*\), expected it for .* pip install {library}"
     with pytest.raises(InputError, match=message) as found:
-        timing.optional(module)
+        OPTIONAL[library]()
     assert "\n" not in str(found.value)
 
 
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [
+        ("from torch import nowhere", "ImportError: cannot import name 'nowhere'"),
+        ("import torch.nowhere", "ModuleNotFoundError: No module named 'torch.nowhere'"),
+    ],
+)
 def test_a_library_without_what_is_asked_of_it_is_said(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, said: str
 ) -> None:
     _in_place_of(monkeypatch, tmp_path, "torch", "")
-    monkeypatch.delitem(sys.modules, "benchmarks.torch_common", raising=False)
-    with pytest.raises(InputError, match=r"^torch: found it broken \(cannot import name 'Tensor'"):
-        timing.optional("benchmarks.torch_common")
+    _in_place_of(monkeypatch, tmp_path, "ours", program)
+    with pytest.raises(InputError, match=rf"^torch: found it broken \({said}.*, expected"):
+        timing.optional("ours", "torch")
 
 
+@pytest.mark.parametrize(
+    ("program", "error"),
+    [
+        ("import of_no_library", ModuleNotFoundError),
+        ("import torch; torch.call(lambda: {}['ours'])", KeyError),
+        ("import torch; torch.call(3)", TypeError),
+        ("from memjax.errors import InputError; raise InputError('ours')", InputError),
+    ],
+)
 def test_an_error_of_our_own_is_not_that_of_a_library(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, program: str, error: type[Exception]
 ) -> None:
-    _in_place_of(monkeypatch, tmp_path, "ours", "import of_no_library")
-    with pytest.raises(ModuleNotFoundError, match="of_no_library"):
-        timing.optional("ours")
+    _in_place_of(monkeypatch, tmp_path, "torch", "call = lambda function: function()")
+    _in_place_of(monkeypatch, tmp_path, "ours", program)
+    with pytest.raises(error, match=r"ours|of_no_library|callable"):
+        timing.optional("ours", "torch")
 
 
 def _in_place_of(monkeypatch: pytest.MonkeyPatch, folder: Path, library: str, program: str) -> None:
@@ -221,7 +245,7 @@ def test_versions_of_a_rival_are_recorded(
 ) -> None:
     monkeypatch.setattr(importlib.metadata, "version", lambda library: f"of {library}")
     one = bench.record("iwae50_mnist", rival, Slow(1.0), [1.0], [2.0])
-    found = {name: of for name, of in one.versions.items() if name in timing.OPTIONAL}
+    found = {name: of for name, of in one.versions.items() if name in OPTIONAL}
     assert found == {library: f"of {library}" for library in libraries}
 
 
@@ -268,7 +292,7 @@ def test_rivals_in_torch_compute_as_they_are_named(
 ) -> None:
     common = SimpleNamespace(How=lambda *how: how)
     modules = {"benchmarks.torch_common": common, f"benchmarks.{module}": module}
-    monkeypatch.setattr(jobs, "optional", modules.__getitem__)
+    monkeypatch.setattr(jobs, "optional", lambda module, *libraries: modules[module])
     ours: Any = Slow(1.0)
     train = dataclasses.replace(ours.experiment.train, precision=precision)
     ours.experiment = dataclasses.replace(ours.experiment, train=train)

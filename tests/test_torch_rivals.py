@@ -10,7 +10,7 @@ import optax
 import pytest
 from scipy import special, stats
 
-from benchmarks import timing
+from benchmarks import jobs, timing
 from benchmarks.evaluation import Sizes
 from benchmarks.jobs import JOBS
 from benchmarks.training import Epochs
@@ -242,7 +242,7 @@ def test_rivals_train_at_both_precisions(name: str) -> None:
     losses = []
     for precision in ("float32", "bfloat16"):
         torch.manual_seed(0)
-        rivals = timing.optional(f"benchmarks.{module}")
+        rivals = jobs.torch_module(module)
         made = rivals.training(experiment, params["params"], dataset, How(precision=precision))
         assert made.seconds(1) > 0
         losses.append(made.loss())
