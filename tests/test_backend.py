@@ -37,9 +37,13 @@ def test_those_of_the_user_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     assert sum(WIDTH in flag for flag in found) == 1
 
 
-@pytest.mark.parametrize(("most", "traced"), [("1000000000", 1), ("2", 2)], ids=["few", "many"])
+@pytest.mark.parametrize(
+    ("mappings", "most", "traced"),
+    [(50, "100\n", 1), (51, "100\n", 2), (51, "", 1), (51, "many", 1)],
+    ids=["few", "many", "not said", "not a number"],
+)
 def test_programs_go_where_they_are_too_many(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: str, traced: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mappings: int, most: str, traced: int
 ) -> None:
     calls = []
 
@@ -48,8 +52,10 @@ def test_programs_go_where_they_are_too_many(
         calls.append(x)
         return x + 1
 
-    limit = tmp_path / "max_map_count"
-    limit.write_text(most + "\n")
+    maps, limit = tmp_path / "maps", tmp_path / "max_map_count"
+    maps.write_text("7f00-7f01 r-xp\n" * mappings)
+    limit.write_text(most)
+    monkeypatch.setattr(backend, "_MAPPINGS", maps)
     monkeypatch.setattr(backend, "_MOST_MAPPINGS", limit)
     for _ in range(2):
         assert program(jnp.zeros(1)) == 1
