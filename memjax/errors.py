@@ -1,9 +1,10 @@
 """What a user can get wrong, and what a disk can, said in one line."""
 
 import contextlib
+import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -53,15 +54,18 @@ def with_output_written(program: Callable[[], int]) -> int:
         try:
             return _flushed(program, output)
         except _NotWritten as error:
-            # Python would say once more at its end that it cannot write what is left.
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, stream.fileno())
-            os.close(nowhere)
+            _let_go(stream)
             if isinstance(error.reason, BrokenPipeError):
                 return 128 + 13  # SIGPIPE
-            reason = error.reason.strerror
+            reason = error.reason.strerror or error.reason
             print(f"error: standard output: cannot be written ({reason})", file=sys.stderr)
             return 1
+
+
+def _let_go(stream: TextIO) -> None:
+    """Python would say once more at its end that it cannot write what is left."""
+    with contextlib.suppress(io.UnsupportedOperation), Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def _flushed(program: Callable[[], int], output: TextIO) -> int:
@@ -74,31 +78,42 @@ def _flushed(program: Callable[[], int], output: TextIO) -> int:
     return code
 
 
-class _NotWritten(Exception):
-    """What became of standard output, and of no other file or pipe."""
+class _NotWritten(BaseException):
+    """What became of standard output, and of no other file or pipe.
+
+    It ends the program, so that no `except Exception` on its way takes it for something else.
+    """
 
     def __init__(self, reason: OSError):
         super().__init__(reason)
         self.reason = reason
 
 
+@contextlib.contextmanager
+def _written() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _NotWritten(error) from error
+
+
 class _Output:
-    """Standard output, whose errors are told from all others."""
+    """Standard output as text, whose errors are told from all others."""
 
     def __init__(self, stream: TextIO):
         self._stream = stream
 
     def write(self, text: str) -> int:
-        try:
+        with _written():
             return self._stream.write(text)
-        except OSError as error:
-            raise _NotWritten(error) from error
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        for line in lines:
+            self.write(line)
 
     def flush(self) -> None:
-        try:
+        with _written():
             self._stream.flush()
-        except OSError as error:
-            raise _NotWritten(error) from error
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

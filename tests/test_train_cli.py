@@ -218,15 +218,26 @@ def test_the_program_itself() -> None:
 
 # What fills the buffer of the output and what does not; what returns and what exits, as for help.
 SAYING = {
-    "little": "lambda: print('a word') or 0",
-    "much": "lambda: print('a word ' * 10**5) or 0",
-    "help": "lambda: print('a word') or sys.exit(0)",
+    "little": "print('a word')",
+    "much": "print('a word ' * 10**5)",
+    "lines": "sys.stdout.writelines(['a word\\n'] * 10**5)",
+    "help": "print('a word'); sys.exit(0)",
+    "passed over": "with contextlib.suppress(Exception): print('a word', flush=True)",
 }
 
 
 def saying(what: str) -> list[str]:
-    said = f"import sys; from memjax.errors import exit_code_of; sys.exit(exit_code_of({what}))"
-    return ["-c", said]
+    program = f"""
+import contextlib, sys
+from memjax.errors import exit_code_of
+
+def program():
+    {what}
+    return 0
+
+sys.exit(exit_code_of(program))
+"""
+    return ["-c", program]
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
@@ -257,6 +268,20 @@ def test_a_program_needs_no_output(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdout", None)
     assert errors.exit_code_of(program) == 7
     assert sys.stdout is None
+
+
+class Refusing(io.StringIO):
+    """Output that is no file, which a notebook may have."""
+
+    def write(self, text: str) -> int:
+        raise io.UnsupportedOperation("not now")
+
+
+def test_output_that_is_no_file_is_said_as_well(capsys: pytest.CaptureFixture[str]) -> None:
+    with contextlib.redirect_stdout(Refusing()) as output:
+        assert errors.exit_code_of(lambda: print("a word") or 0) == 1
+        assert sys.stdout is output
+    assert capsys.readouterr().err == "error: standard output: cannot be written (not now)\n"
 
 
 @pytest.mark.parametrize("output", [sys.__stdout__, io.StringIO()], ids=["file", "no file"])
