@@ -164,6 +164,40 @@ def test_a_disk_that_fills_in_a_run_ends_it_in_a_few_lines(small: Path, tmp_path
     assert FULL in said and said.endswith("; once it can be, the same command goes on")
 
 
+LEFT = """
+import asyncio, os, sys
+from train import command
+
+async def write(place):
+    raise OSError(f"another part of {place}")
+
+async def save():
+    asyncio.create_task(write("the save"))
+    await asyncio.sleep(0)
+
+class Unfinished:
+    def __del__(self):
+        raise self.error
+
+for error in (OSError(28, os.strerror(28)), RuntimeError("Event loop is closed"), OSError("ours")):
+    sys.unraisablehook = command.unraisable
+    command.main(["--list"])
+    write("nothing")
+    asyncio.run(save())
+    unfinished = Unfinished()
+    unfinished.error = error
+    del unfinished
+"""
+
+
+def test_what_is_left_of_a_write_that_failed_is_not_said_again() -> None:
+    done = subprocess.run([sys.executable, "-c", LEFT], cwd=ROOT, capture_output=True, text=True)
+    first, *_, last = done.stderr.splitlines()
+    assert done.returncode == 0
+    assert first.startswith("Exception ignored ") and last == "OSError: ours"
+    assert done.stderr.count("Error") == 1
+
+
 def test_a_run_on_a_full_disk_ends_in_one_line(small: Path, tmp_path: Path) -> None:
     images = runs.write_images(tmp_path)
     fill(small)

@@ -7,9 +7,11 @@ python -m train EXPERIMENT --help
 """
 
 import dataclasses
+import errno
 import logging
 import os
 import sys
+import warnings
 from typing import Annotated, Any
 
 import jax
@@ -117,13 +119,21 @@ def _say_plainly() -> None:
     logger.propagate = False
     logger.setLevel(logging.INFO)
     # Orbax says through absl that a save waits for the one before it, and prints pages about one
-    # that fails, which ends in a line of ours.
-    logging.getLogger("absl").setLevel(logging.CRITICAL)
+    # that fails, which ends in a line of ours. So does asyncio, and Python itself, of the writes
+    # that began with the one that failed.
+    for name in ("absl", "asyncio"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
 
 
 def unraisable(found: Any) -> None:
-    """Python's own hook, but for what tensorstore says of a save that has failed already."""
-    if str(found.exc_value) != "Event loop is closed":
+    """Python's own hook, but for what is left of a write that has failed already.
+
+    That is what tensorstore says of a save, and files that Python closes at its end on a full disk.
+    """
+    error = found.exc_value
+    full = isinstance(error, OSError) and error.errno == errno.ENOSPC
+    if not full and str(error) != "Event loop is closed":
         sys.__unraisablehook__(found)
 
 
