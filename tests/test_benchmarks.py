@@ -1,6 +1,7 @@
 """What is compared in the benchmarks is the same thing, and is compared in turn."""
 
 import dataclasses
+import functools
 import itertools
 import subprocess
 import sys
@@ -108,6 +109,23 @@ def test_a_curve_over_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     for one in found:
         assert (one.x, one.values) == ([8.0, 16.0], [8e-6, 16e-6])
         assert "sampler.shots" not in one.protocol["changed"]
+
+
+@pytest.mark.parametrize(
+    "curves",
+    [functools.partial(addressing.over_memory, "dense"), addressing.over_learned],
+    ids=["given", "learned"],
+)
+def test_each_size_begins_without_what_others_have_compiled(
+    monkeypatch: pytest.MonkeyPatch, curves: Any
+) -> None:
+    """Where there is too much of it: else a process ends before the last size."""
+    begun: list[str] = []
+    monkeypatch.setattr(addressing, "Epochs", Proportional)
+    monkeypatch.setattr(addressing, "say", begun.append)
+    monkeypatch.setattr(addressing.backend, "forget_programs", lambda: begun.append("forgotten"))
+    curves((8, 16), rounds=1)
+    assert [one == "forgotten" for one in begun] == [True, False, True, False]
 
 
 def test_curves_over_a_learned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
