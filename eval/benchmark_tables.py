@@ -152,7 +152,19 @@ def _newest_ratios(found: list[Record]) -> list[Record]:
         for one in found
         if one.metric == RATIO
     }
-    return list(newest.values())
+    return _in_order(list(newest.values()))
+
+
+def _in_order(ratios: list[Record]) -> list[Record]:
+    """By device, job and precision, so that what was timed anew stays where its job is."""
+    devices = list(dict.fromkeys(map(_machine, ratios)))
+    jobs = list(dict.fromkeys(one.protocol["job"] for one in ratios))
+
+    def place(one: Record) -> tuple[int, int, bool]:
+        of_job = jobs.index(one.protocol["job"]), one.protocol["precision"] != "float32"
+        return devices.index(_machine(one)), *of_job
+
+    return sorted(ratios, key=place)
 
 
 def _order(rival: str) -> tuple[int, str]:

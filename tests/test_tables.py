@@ -322,6 +322,14 @@ def test_rivals_have_a_row_each_and_in_the_readme_a_column(results: Path) -> Non
     assert "Times" not in page  # no row of the table of times
 
 
+def test_what_was_timed_again_stays_where_its_job_is(results: Path) -> None:
+    half, other = {"precision": "bfloat16"}, {"job": "avme_mnist"}
+    found = [ratio("limit", 0.5, **half), ratio("limit", 2.0, **other), ratio("limit", 0.75)]
+    eval_records.write(results / "made_up.json", [*found, ratio("limit", 3.0, device="a third")])
+    rows = table_under(tables(str(results)), "Seconds of a training step, of an")
+    assert [row["ratio"] for row in rows] == ["0.75", "0.50", "2.00", "3.00"]
+
+
 def over_memory(curve: str, values: list[float]) -> eval_records.Record:
     return step_seconds(
         metric="step_seconds_by_memory",
