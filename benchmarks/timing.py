@@ -69,7 +69,8 @@ def optional(module: str, *libraries: str) -> Any:
     """A module of the benchmarks that needs libraries which memjax does not.
 
     Raises:
-        InputError: one of the libraries is not installed, is broken, or lacks what is asked of it.
+        InputError: one of the libraries is not installed, cannot be imported, or lacks what the
+            module imports from it.
     """
     for library in libraries:
         try:

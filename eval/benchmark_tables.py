@@ -156,13 +156,14 @@ def _newest_ratios(found: list[Record]) -> list[Record]:
 
 
 def _in_order(ratios: list[Record]) -> list[Record]:
-    """By device, job and precision, so that what was timed anew stays where its job is."""
+    """By device, job, precision and rival, so that what was timed anew stays where it was."""
     devices = list(dict.fromkeys(map(_machine, ratios)))
     jobs = list(dict.fromkeys(one.protocol["job"] for one in ratios))
 
-    def place(one: Record) -> tuple[int, int, bool]:
-        of_job = jobs.index(one.protocol["job"]), one.protocol["precision"] != "float32"
-        return devices.index(_machine(one)), *of_job
+    def place(one: Record) -> tuple[object, ...]:
+        job, rival = one.protocol["job"], str(one.protocol["rival"])
+        of_job = jobs.index(job), one.protocol["precision"] != "float32"
+        return devices.index(_machine(one)), *of_job, _order(rival)
 
     return sorted(ratios, key=place)
 

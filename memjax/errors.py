@@ -1,7 +1,6 @@
 """What a user can get wrong, and what a disk can, said in one line."""
 
 import contextlib
-import io
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -64,7 +63,8 @@ def with_output_written(program: Callable[[], int]) -> int:
 
 def _let_go(stream: TextIO) -> None:
     """Python would say once more at its end that it cannot write what is left."""
-    with contextlib.suppress(io.UnsupportedOperation), Path(os.devnull).open("wb") as nowhere:
+    # What is no file has nothing left: a notebook's output, or one with less than a file has.
+    with contextlib.suppress(OSError, AttributeError), Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())
 
 
@@ -81,7 +81,7 @@ def _flushed(program: Callable[[], int], output: TextIO) -> int:
 class _NotWritten(BaseException):
     """What became of standard output, and of no other file or pipe.
 
-    It ends the program, so that no `except Exception` on its way takes it for something else.
+    No Exception, so that what guards against errors on its way does not take it for one of them.
     """
 
     def __init__(self, reason: OSError):

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, TextIO
+from typing import IO, Any, TextIO
 
 import numpy as np
 import pytest
@@ -277,8 +277,17 @@ class Refusing(io.StringIO):
         raise io.UnsupportedOperation("not now")
 
 
-def test_output_that_is_no_file_is_said_as_well(capsys: pytest.CaptureFixture[str]) -> None:
-    with contextlib.redirect_stdout(Refusing()) as output:
+class Less:
+    """Output with less than a file has."""
+
+    write = Refusing.write
+
+
+@pytest.mark.parametrize("kind", [Refusing, Less])
+def test_output_that_is_no_file_is_said_as_well(
+    capsys: pytest.CaptureFixture[str], kind: type[Any]
+) -> None:
+    with contextlib.redirect_stdout(kind()) as output:
         assert errors.exit_code_of(lambda: print("a word") or 0) == 1
         assert sys.stdout is output
     assert capsys.readouterr().err == "error: standard output: cannot be written (not now)\n"

@@ -113,7 +113,7 @@ def parse(argv: list[str]) -> Arguments:
 
 
 def _say_plainly() -> None:
-    """Print our own messages bare, on stderr; other libraries keep their loggers."""
+    """Print our own messages bare, on stderr; others keep theirs, but for what is said of saves."""
     logger = logging.getLogger("memjax")
     logger.handlers = [logging.StreamHandler()]
     logger.propagate = False
