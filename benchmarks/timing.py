@@ -80,14 +80,13 @@ def optional(module: str, *libraries: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        asked = next((one for one in libraries if _library(one) == _library(error.name)), None)
-        if asked is None:
+        if error.name is None or _library(error.name) not in map(_library, libraries):
             raise
-        raise _unusable(asked, error) from None
+        raise _unusable(error.name, error) from None
 
 
-def _library(module: str | None) -> str:
-    return (module or "").partition(".")[0]
+def _library(module: str) -> str:
+    return module.partition(".")[0]
 
 
 def _unusable(module: str, error: Exception) -> InputError:
