@@ -18,7 +18,7 @@ demo: $(VENV)/.runtime
 test: lint
 	$(BIN)/python -m pytest tests -n auto --maxprocesses 8 --dist loadfile
 
-# Training and evaluation beside PyTorch's, pythae's and the machine's limit, and the start of a
+# Training and evaluation beside PyTorch's, pythae's and its products alone, and the start of a
 # process, which needs MNIST; python -m benchmarks --help.
 bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks
